@@ -1,0 +1,683 @@
+"""The oracle of the energy (Equation 2) and of its gradient; how to point it at an implementation: test_sghmc.py.
+
+The right answers are computed in 60-digit decimals. The allowed errors are theorems, not choices. With u the unit
+roundoff, B pairs of rows of length d and k = 2 d + B + 16, a computed cosine is off by at most (2 d + 16) u (d in the dot
+product, d/2 + 2 in each norm, the rest for divisions and conversions) and the batch mean adds B u, so
+|m' - m| <= k u <= t m with t = k u / m, and
+
+    |U' - U| <= t / (1 - t) + k u |U|                      the logarithm of m (1 + t), and its own rounding
+    |g' - g| <= 4 k u (1 + 1/m) / ((1 - t) 2 B m |row|)    where |cosine| > k u; at the kink |s| has no derivative
+"""
+
+import functools
+import random
+from dataclasses import dataclass, replace
+from decimal import Decimal, getcontext, localcontext
+from fractions import Fraction
+from math import isqrt
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import reference_numpy
+from test_sghmc import (
+    DIAGNOSES,
+    NUMPY,
+    OURS,
+    SETTINGS,
+    SINGLE,
+    Draw,
+    changes_value,
+    holds_for,
+    kill_matrix,
+    name_of,
+    ours_only,
+    phase_map,
+    rational,
+    table,
+)
+
+pytestmark = pytest.mark.filterwarnings("default")
+getcontext().prec = 60
+decimals = np.vectorize(lambda x: Decimal(float(x)), otypes=[object])  # exactly the given floats
+
+
+@dataclass(eq=False)
+class Batch:
+    """Raw rows (B, d) of two views."""
+
+    p1: np.ndarray
+    z1: np.ndarray
+    p2: np.ndarray
+    z2: np.ndarray
+
+    def arrays(self):
+        return [x.copy() for x in (self.p1, self.z1, self.p2, self.z2)]
+
+    def map(self, change):
+        return Batch(*map(change, self.arrays()))
+
+
+# --------------------------------------------------------------------------------------- right answers, and bounds
+
+def inner(a, b):
+    """Row-wise dot product of object arrays (B,)."""
+    return (a * b).sum(axis=1)
+
+
+def unit(rows):
+    """Unit rows and norms (B, 1) in decimals; a row of zeros stays zero, with norm infinity."""
+    rows = decimals(rows)
+    norm = np.array([x.sqrt() or Decimal("inf") for x in inner(rows, rows)], dtype=object)[:, None]
+    return rows / norm, norm
+
+
+def truth(batch, stop_grad=False):
+    """Equation 2 and its gradient in 60 digits: cosines s, m, U, grads and norms in the order p1, z1, p2, z2."""
+    (p1, P1), (z1, Z1), (p2, P2), (z2, Z2) = (unit(x) for x in batch.arrays())
+    s12, s21 = inner(p1, z2), inner(p2, z1)
+    B = len(s12)
+    m = (sum(abs(s12)) + sum(abs(s21))) / (2 * B)
+    right = SimpleNamespace(s=[s12, s21, s21, s12], m=m, U=None, grads=None, norms=[P1, Z1, P2, Z2])
+    if m:
+        a, b = (-np.sign(s)[:, None] / (2 * B * m) for s in (s12, s21))
+        c12, c21, on = s12[:, None], s21[:, None], 0 if stop_grad else 1
+        right.U = -m.ln()
+        right.grads = [a * (z2 - c12 * p1) / P1, on * b * (p2 - c21 * z1) / Z1,
+                       b * (z1 - c21 * p2) / P2, on * a * (p1 - c12 * z2) / Z2]
+    return right
+
+
+def k_u(impl, batch):
+    B, d = batch.p1.shape
+    return (2 * d + B + 16) * Decimal(impl.u.numerator) / impl.u.denominator
+
+
+def energy_bound(impl, batch, right):
+    t = k_u(impl, batch) / right.m
+    return t / (1 - t) + k_u(impl, batch) * abs(right.U) if t < 1 else Decimal("inf")
+
+
+def gradient_bounds(impl, batch, right):
+    """Allowed errors, columns (B, 1) for p1, z1, p2, z2; infinite at the kink."""
+    ku, B = k_u(impl, batch), len(batch.p1)
+    t = ku / right.m
+    factor = 4 * ku * (1 + 1 / right.m) / ((1 - t) * 2 * B * right.m) if t < 1 else Decimal("inf")
+    return [np.where(abs(s)[:, None] > ku, factor / norm, Decimal("inf"))
+            for s, norm in zip(right.s, right.norms, strict=True)]
+
+
+def value(impl, batch, **similarity):
+    return Decimal(impl.energy(*batch.arrays(), **similarity))
+
+
+def gradient(impl, batch, stop_grad=False, **similarity):
+    return [decimals(g) for g in impl.energy_grad(*batch.arrays(), stop_grad, **similarity)]
+
+
+def within(got, want, bound, what, *inputs):
+    """|got - want| <= bound for decimals or arrays of them."""
+    error = abs(got - want)
+    if not np.all((error <= bound) | (np.equal(bound, Decimal("inf")) & (error < Decimal("inf")))):
+        show = [np.array(x, dtype=float).tolist() for x in (got, want, bound)]
+        raise AssertionError(f"{what}: got {show[0]}, right {show[1]}, allowed error {show[2]}\n"
+                             + "\n".join(map(str, inputs)))
+
+
+def assert_energy(impl, batch):
+    right = truth(batch)
+    within(value(impl, batch), right.U, energy_bound(impl, batch, right), "U", batch)
+
+
+def assert_gradient(impl, batch, stop_grad=False):
+    right = truth(batch, stop_grad)
+    got = gradient(impl, batch, stop_grad)
+    for name, g, want, bound in zip(NAMES, got, right.grads, gradient_bounds(impl, batch, right), strict=True):
+        if stop_grad and name in ("z1", "z2"):
+            assert (g == 0).all(), f"dU/d{name} is {g} with stop-gradient, not exactly zero: {batch}"
+        within(g, want, bound, f"dU/d{name}, stop_grad={stop_grad}", batch)
+    return got
+
+
+NAMES = ("p1", "z1", "p2", "z2")
+
+
+# --------------------------------------------------------------------------------------------------------- batches
+
+def any_batch(draw, B=4, d=4, low_d=1):
+    """Rows of small integers, none zero, times powers of two between 2^-19 and 2^19 (norms 1e-6 to 1e6).
+
+    Only one row of a pair is far from 1, so that a guard on the product of the norms is as legal as one on each.
+    """
+    B, d = draw.integer(1, B), draw.integer(low_d, d)
+    rows = draw.array((4, B, d), -6, 6)
+    rows[..., 0] += (abs(rows).sum(axis=-1) == 0)
+    p1, z1, p2, z2 = rows
+    scale = 2.0 ** draw.choice(0, 0, 3, -19, 16)
+    return Batch(scale * p1, z1, scale * p2, z2) if draw.integer(0, 1) else Batch(p1, scale * z1, p2, scale * z2)
+
+
+def generic_batch():
+    """Three pairs of positive and negative, small and different cosines (m = 0.08): hides no known bug."""
+    v = reference_numpy.read_vectors("energy")["generic"]
+    return Batch(*(np.array(v[name]) for name in NAMES))
+
+
+PYTHAGOREAN = [(3, 4), (5, 12), (8, 15), (1, 2, 2), (2, 3, 6)]
+
+
+# ------------------------------------------------------------------------------- properties of the value (Equation 2)
+
+@holds_for("energy", examples=60)
+def test_energy_is_equation_2(impl, draw):
+    assert_energy(impl, any_batch(draw))
+
+
+@holds_for("energy", examples=1)
+def test_energy_of_the_generic_batch_is_right(impl, draw):
+    assert_energy(impl, generic_batch())
+
+
+@holds_for("energy")
+def test_energy_of_pythagorean_rows_is_the_logarithm_of_a_rational_number(impl, draw):
+    B, d = draw.integer(1, 4), draw.choice(2, 3)
+    rows = [row for row in PYTHAGOREAN if len(row) == d]
+
+    def array():
+        return np.array([draw.choice(*rows) for _ in range(B)]) * draw.nonzero((B, d), 1)
+
+    def cosine(a, b):
+        return Fraction(int(a @ b), isqrt(int(a @ a)) * isqrt(int(b @ b)))
+
+    batch = Batch(array(), array(), array(), array())
+    m = sum(abs(cosine(p, z)) for p, z in zip([*batch.p1, *batch.p2], [*batch.z2, *batch.z1], strict=True)) / (2 * B)
+    if m:
+        right = SimpleNamespace(m=Decimal(m.numerator) / m.denominator)
+        right.U = -right.m.ln()
+        within(value(impl, batch), right.U, energy_bound(impl, batch, right), f"U = -log {m}", batch)
+
+
+@holds_for("energy", examples=1)
+def test_energy_of_the_worked_example_is_minus_log_2167_over_2210(impl, draw):
+    example = Batch(*map(np.array, ([[3.0, 4], [5, 12]], [[3.0, 4], [-5, 12]], [[8.0, 15], [3, -4]], [[5.0, 12], [8, 15]])))
+    assert truth(example).m.quantize(Decimal("1e-50")) == (Decimal(2167) / 2210).quantize(Decimal("1e-50"))
+    assert_energy(impl, example)
+
+
+@holds_for("energy")
+def test_energy_is_finite_and_never_negative(impl, draw):
+    batch = any_batch(draw)
+    U = value(impl, batch)
+    assert -k_u(impl, batch) <= U < Decimal("inf"), f"U = {U}: {batch}"
+    assert U >= 0 or not impl.ours, f"U = {U}: {batch}"
+
+
+@holds_for("energy", examples=40)
+def test_energy_is_zero_exactly_if_every_pair_is_collinear(impl, draw):
+    batch = any_batch(draw, low_d=2)
+    factor = draw.nonzero((2, len(batch.p1), 1), 4)
+    collinear = replace(batch, z2=factor[0] * batch.p1, z1=factor[1] * batch.p2)
+    ku = k_u(impl, batch)
+    U = value(impl, collinear)
+    assert -ku <= U <= ku / (1 - ku), f"every pair is collinear, but U = {U}: {collinear}"
+    assert 0 <= U or not impl.ours
+    if 1 - truth(batch).m > ku:
+        assert value(impl, batch) > 0, f"some pair is not collinear, but U = 0: {batch}"
+
+
+@holds_for("energy")
+def test_scaling_rows_by_any_number_of_either_sign_changes_nothing(impl, draw):
+    batch = replace(generic_batch())
+    far = draw.choice(-20, 20) if impl.ours else draw.choice(-6, 6)
+    factor = draw.nonzero((3, 1), 3) * 10.0**far / 8
+    scaled = replace(batch, p1=batch.p1 * factor, z1=batch.z1 * factor)
+    assert_energy(impl, scaled)
+    powers = np.sign(factor) * 2.0 ** draw.array((3, 1), -19, 15)
+    scaled = replace(batch, p2=batch.p2 * powers)
+    assert_energy(impl, scaled)
+    if impl.ours:
+        assert value(impl, scaled) == value(impl, batch), "rows scaled by powers of two give other bits"
+
+
+@holds_for("energy")
+def test_views_roles_order_and_repetition_of_the_batch_do_not_matter(impl, draw):
+    batch = any_batch(draw)
+    order = np.argsort(draw.array(len(batch.p1), 0, 9), kind="stable")
+    b = batch
+    same = {"views swapped": Batch(b.p2, b.z2, b.p1, b.z1), "roles of P and Z swapped": Batch(b.z1, b.p1, b.z2, b.p2),
+            "batch permuted": batch.map(lambda x: x[order]), "batch repeated": batch.map(lambda x: np.vstack([x, x]))}
+    right = truth(batch)
+    for what, other in same.items():
+        within(value(impl, other), value(impl, batch), 2 * energy_bound(impl, other, right), what, batch)
+
+
+@holds_for("energy")
+def test_rotating_both_views_together_changes_nothing(impl, draw):
+    batch = any_batch(draw, low_d=2)
+    Q = np.eye(batch.p1.shape[1])
+    Q[:2, :2] = [[3, 4], [-4, 3]]  # five times a rotation, in exact numbers
+    Q[2:, 2:] *= 5
+    rotated = batch.map(lambda x: x @ Q)
+    within(value(impl, rotated), value(impl, batch), 2 * energy_bound(impl, batch, truth(batch)), "rotation", batch)
+
+
+@holds_for("energy")
+def test_probabilities_of_two_batches_mix_in_proportion(impl, draw):
+    """exp(-U(B1 + B2)) = (B1 exp(-U1) + B2 exp(-U2)) / (B1 + B2): -log of the mean, not the mean of -log."""
+    batches = [any_batch(draw, d=2, low_d=2), any_batch(draw, d=2, low_d=2)]
+    both = Batch(*(np.vstack(pair) for pair in zip(*(b.arrays() for b in batches), strict=True)))
+    if any(truth(b).m <= k_u(impl, both) for b in batches):
+        return
+    sizes = [len(b.p1) for b in batches]
+    mixed = sum(B * (-value(impl, b)).exp() for B, b in zip(sizes, batches, strict=True)) / sum(sizes)
+    bound = 2 * sum(energy_bound(impl, b, truth(b)).exp() - 1 for b in [both, *batches])  # m <= 1
+    within((-value(impl, both)).exp(), mixed, bound, "mixture", *batches)
+
+
+@holds_for("energy")
+def test_one_pair_at_angle_t_beside_a_collinear_one_has_energy_minus_log_of_half_one_plus_cos_t(impl, draw):
+    a, b = 2.0 ** -draw.integer(0, 30), draw.integer(1, 5)  # |cos t| down to 1e-9: nearly orthogonal rows
+    batch = Batch(np.array([[a, b]]), np.array([[1.0, 2.0]]), np.array([[-1.0, -2.0]]), np.array([[draw.choice(-2.0, 3.0), 0]]))
+    cos_t = Decimal(a) / (Decimal(a) ** 2 + Decimal(b) ** 2).sqrt()
+    right = SimpleNamespace(m=(cos_t + 1) / 2, U=-((cos_t + 1) / 2).ln())
+    within(value(impl, batch), right.U, energy_bound(impl, batch, right), "anchor", batch)
+    assert_energy(impl, replace(batch, p2=np.array([[a, -b]]), z1=np.array([[1.0, 0]])))  # both views nearly orthogonal
+
+
+@holds_for("energy")
+def test_rows_of_zeros_have_cosine_zero(impl, draw):
+    batch = any_batch(draw)
+    row = draw.integer(0, len(batch.p1) - 1)
+    holes = replace(batch, **{draw.choice(*NAMES): batch.p1 * 0}) if len(batch.p1) == 1 else batch.map(lambda x: x)
+    if len(batch.p1) > 1:
+        getattr(holes, draw.choice(*NAMES))[row] = 0
+    if truth(holes).m:
+        assert_energy(impl, holes)
+    elif impl.ours:
+        assert 0 < value(impl, holes) < Decimal("inf")
+
+
+# ------------------------------------------------------------------------------------- properties of the gradient
+
+@holds_for("energy_grad", examples=60)
+def test_gradient_is_the_closed_form(impl, draw):
+    batch = any_batch(draw)
+    if truth(batch).m:
+        assert_gradient(impl, batch)
+
+
+@holds_for("energy_grad", examples=60)
+def test_stop_gradient_zeroes_the_targets_gradient_and_leaves_the_predictions(impl, draw):
+    batch = any_batch(draw)
+    if truth(batch).m:
+        assert_gradient(impl, batch, stop_grad=True)
+
+
+@holds_for("energy_grad", examples=1)
+def test_gradient_of_the_generic_batch_is_right(impl, draw):
+    for stop_grad in (False, True):
+        assert_gradient(impl, generic_batch(), stop_grad)
+
+
+@holds_for("energy_grad", examples=1)
+def test_gradient_depends_on_no_other_call(impl, draw):
+    batch = generic_batch()
+    arrays = batch.arrays()
+    first = impl.energy_grad(*arrays, False)
+    impl.energy_grad(*arrays, True)
+    again = impl.energy_grad(*arrays, False)
+    assert all((x == y).all() for x, y in zip(first, again, strict=True)), "the same inputs gave other bits"
+    assert all((x == y).all() for x, y in zip(arrays, batch.arrays(), strict=True)), "an argument was written"
+
+
+@holds_for("energy_grad")
+def test_gradient_is_orthogonal_to_its_row(impl, draw):
+    batch = any_batch(draw)
+    right = truth(batch)
+    if right.m:
+        bounds = gradient_bounds(impl, batch, right)
+        for name, x, g, e in zip(NAMES, batch.arrays(), gradient(impl, batch), bounds, strict=True):
+            within(inner(g, decimals(x)), 0, (e * abs(decimals(x))).sum(axis=1), f"dU/d{name} . {name}", batch)
+
+
+@holds_for("energy_grad")
+def test_gradient_of_a_longer_row_is_shorter_in_proportion(impl, draw):
+    batch = generic_batch()
+    factor = draw.nonzero((3, 1), 4, 1 / 2) * 2.0 ** draw.choice(0, 12, -12)
+    scaled = replace(batch, p1=batch.p1 * factor)
+    e, e_scaled = (gradient_bounds(impl, x, truth(x)) for x in (batch, scaled))
+    g, g_scaled = gradient(impl, batch), gradient(impl, scaled)
+    within(g_scaled[0] * decimals(factor), g[0], e[0] + e_scaled[0] * abs(decimals(factor)), "grad(lambda P) lambda", scaled)
+    flip = decimals(np.sign(factor))
+    assert flip is not None
+    for i in (1, 2):
+        within(g_scaled[i], g[i], e[i] + e_scaled[i], f"dU/d{NAMES[i]} when P1 is scaled", scaled)
+
+
+@holds_for("energy_grad")
+def test_both_rows_of_a_pair_are_turned_equally_and_oppositely(impl, draw):
+    """|dU/dP| |P| = |dU/dZ| |Z|, and no torque on the batch without stop-gradient; with it there is one."""
+    batch = any_batch(draw, low_d=2)
+    right = truth(batch)
+    if not right.m or not all((abs(s) > k_u(impl, batch)).all() for s in right.s):
+        return
+    e, g = gradient_bounds(impl, batch, right), gradient(impl, batch)
+    d = batch.p1.shape[1]
+    turn = [x * n for x, n in zip(g, right.norms, strict=True)]
+    for a, b in ((0, 3), (2, 1)):  # P1 with Z2, P2 with Z1
+        lengths = [np.array([x.sqrt() for x in inner(turn[i], turn[i])]) for i in (a, b)]
+        allowed = Decimal(d).sqrt() * (e[a] * right.norms[a] + e[b] * right.norms[b])[:, 0]
+        within(lengths[0], lengths[1], allowed, f"|grad||row| of {NAMES[a]} and {NAMES[b]}", batch)
+    torque, allowed = np.zeros((d, d), object), np.zeros((d, d), object)
+    for x, gx, ex in zip(map(decimals, batch.arrays()), g, e, strict=True):
+        torque = torque + x.T @ gx - gx.T @ x
+        allowed = allowed + abs(x).T @ (ex + 0 * gx) + (ex + 0 * gx).T @ abs(x)
+    within(torque, 0 * torque, allowed, "torque", batch)
+
+
+@holds_for("energy_grad", examples=1)
+def test_stop_gradient_leaves_a_torque(impl, draw):
+    batch = generic_batch()
+    g = gradient(impl, batch, stop_grad=True)
+    torque = sum(x.T @ gx - gx.T @ x for x, gx in zip(map(decimals, batch.arrays()), g, strict=True))
+    assert (abs(torque) > 2 * max(np.max(e) for e in gradient_bounds(impl, batch, truth(batch)))).any()
+
+
+@holds_for("energy_grad")
+def test_full_gradient_is_the_sum_of_those_with_either_side_held_fixed(impl, draw):
+    batch = any_batch(draw)
+    right = truth(batch)
+    if right.m:
+        fixed_Z = gradient(impl, batch, stop_grad=True)
+        z1, p1, z2, p2 = gradient(impl, Batch(batch.z1, batch.p1, batch.z2, batch.p2), stop_grad=True)
+        sums = [a + b for a, b in zip(fixed_Z, (p1, z1, p2, z2), strict=True)]
+        for name, full, parts, e in zip(NAMES, gradient(impl, batch), sums, gradient_bounds(impl, batch, right), strict=True):
+            within(full, parts, 2 * e, f"dU/d{name}", batch)
+
+
+@holds_for("energy_grad")
+def test_without_predictor_the_stop_gradient_is_half_of_the_full_gradient(impl, draw):
+    batch = any_batch(draw)
+    batch = replace(batch, p1=batch.z1, p2=batch.z2 / 8)
+    batch = replace(batch, z2=batch.p2)
+    right = truth(batch)
+    if right.m:
+        full, half, e = gradient(impl, batch), gradient(impl, batch, stop_grad=True), gradient_bounds(impl, batch, right)
+        for i in (0, 2):  # p and z are one array: the full gradient is the sum of both
+            within(full[i] + full[i + 1], 2 * half[i], 3 * e[i] + e[i + 1], "twice the stop-gradient", batch)
+
+
+@holds_for("energy_grad")
+def test_predictors_last_layer_is_not_stretched(impl, draw):
+    """<theta, grad> = 0 for weights and bias together: U does not change when P is scaled."""
+    B, h, d = draw.integer(1, 3), 2, 3
+    z1, z2, hidden1, hidden2 = (draw.nonzero((B, n), 3) for n in (d, d, h, h))
+    theta = np.vstack([draw.nonzero((h, d), 4), draw.nonzero((1, d), 4, 1 / 4)])  # weights, bias
+    inputs = [np.hstack([x, np.ones((B, 1))]) for x in (hidden1, hidden2)]
+    batch = Batch(inputs[0] @ theta, z1, inputs[1] @ theta, z2)
+    right = truth(batch)
+    if right.m and all((np.abs(x).sum(axis=1) > 0).all() for x in batch.arrays()):
+        g, e = gradient(impl, batch, stop_grad=True), gradient_bounds(impl, batch, right)
+        grad_theta = sum(decimals(x).T @ g[i] for x, i in zip(inputs, (0, 2), strict=True))
+        bound = sum((abs(decimals(x)).T @ (e[i] + 0 * g[i]) * abs(decimals(theta))).sum()
+                    for x, i in zip(inputs, (0, 2), strict=True))
+        within((grad_theta * decimals(theta)).sum(), Decimal(0), bound, "<theta, grad>", batch)
+
+
+@holds_for("energy_grad")
+def test_gradient_of_a_batch_with_rows_of_zeros_is_finite_and_right_elsewhere(impl, draw):
+    batch = any_batch(draw, B=3)
+    batch = batch.map(lambda x: np.vstack([x, np.ones((1, x.shape[1]))]))  # one row in order
+    getattr(batch, draw.choice(*NAMES))[0] = 0
+    for stop_grad in (False, True):
+        right, got = truth(batch, stop_grad), gradient(impl, batch, stop_grad)
+        for name, g, want, e in zip(NAMES, got, right.grads, gradient_bounds(impl, batch, right), strict=True):
+            assert all(x.is_finite() for x in g.ravel()), f"dU/d{name} is {g}: {batch}"
+            within(g, want, e, f"dU/d{name}", batch)
+
+
+# ------------------------------------------------------------------------------------------ diagnosis, kill matrix
+
+def outputs(impl, batch):
+    """U, gradients, gradients with stop-gradient, as far as the implementation has them; and their bounds."""
+    right = truth(batch)
+    e = gradient_bounds(impl, batch, right)
+    found = [(value(impl, batch), right.U, energy_bound(impl, batch, right))] if impl.has("energy") else []
+    for stop_grad in (False, True) if impl.has("energy_grad") else ():
+        found += zip(gradient(impl, batch, stop_grad), truth(batch, stop_grad).grads, e, strict=True)
+    return found
+
+
+def near(got, want, bounds):
+    return all(np.all(abs(x - y) <= e) for x, y, e in zip(got, want, bounds, strict=True))
+
+
+@functools.cache
+def wrong_outputs(has_energy, has_gradient):
+    """What the mutants answer on the generic batch."""
+    wanted = [name for name, has in (("energy", has_energy), ("energy_grad", has_gradient)) if has]
+    answers = []
+    with np.errstate(all="ignore"):
+        for target in ("energy", "gradient"):
+            for row, impl in table(target):
+                if changes_value(row):
+                    partial = SimpleNamespace(**{name: getattr(impl.module, name) for name in wanted})
+                    answers.append((row, [x for x, _, _ in outputs(replace(impl, module=partial), generic_batch())]))
+    return answers
+
+
+def diagnose_energy(impl):
+    """Names the known bug whose outputs on the generic batch are the implementation's."""
+    try:
+        got, right, bounds = zip(*outputs(impl, generic_batch()), strict=True)
+    except Exception as error:
+        return f"Diagnosis: the generic batch raises {type(error).__name__}: {error}"
+    if near(got, right, bounds):
+        return "Diagnosis: the generic batch comes out right; the bug needs the rows printed above."
+    for row, wrong in wrong_outputs(impl.has("energy"), impl.has("energy_grad")):
+        if near(got, wrong, bounds):
+            return "Diagnosis: your output equals that of a known bug: " + name_of(row)
+    single = outputs(replace(impl, dtype="float32"), generic_batch())
+    if near(got, right, [e for _, _, e in single]):
+        return "Diagnosis: right to single precision; set DTYPE = 'float32', or look for a hidden float32."
+    wrong = [i for i, (x, y, e) in enumerate(zip(got, right, bounds, strict=True)) if not near([x], [y], [e])]
+    names = (["U"] if impl.has("energy") else []) + [
+        f"dU/d{n}, stop_grad={s}" for s in (False, True) for n in NAMES]
+    return "Diagnosis: no known bug. Wrong on the generic batch: " + "; ".join(names[i] for i in wrong)
+
+
+DIAGNOSES["energy"] = diagnose_energy
+
+
+@ours_only
+def test_every_known_bug_of_the_energy_is_killed_and_every_rewriting_accepted(capsys):
+    kill_matrix("energy", "energy", capsys)
+
+
+@ours_only
+def test_every_known_bug_of_the_gradient_is_killed(capsys):
+    kill_matrix("gradient", "energy_grad", capsys)
+
+
+@ours_only
+@pytest.mark.parametrize("target", ["energy", "gradient"])
+def test_known_bugs_give_different_outputs_and_are_named(target):
+    right = truth(generic_batch())
+    U, g = energy_bound(SINGLE, generic_batch(), right), gradient_bounds(SINGLE, generic_batch(), right)
+    answers = [(row["name"], x) for row, x in wrong_outputs(True, True)]
+    answers.append(("none", [want for _, want, _ in outputs(NUMPY, generic_batch())]))
+    for i, (name, x) in enumerate(answers):  # apart even in single precision
+        same = [other for other, y in answers[:i] if near(x, y, [2 * U, *(2 * e for e in g), *(2 * e for e in g)])]
+        assert not same, f"{name} gives the output of {same}"
+    with np.errstate(all="ignore"):
+        for row, impl in table(target):
+            if changes_value(row):
+                assert f"known bug: {row['name']} (" in diagnose_energy(impl)
+                assert all(place in diagnose_energy(impl) for place in row["seen_in"])
+
+
+# ------------------------------------------------------------------------------------- the built-ins and one another
+
+def complex_energy(batch, similarity):
+    """U by the formulas of DESIGN for complex rows, |s| -> s sign(Re s): its derivative by the complex step."""
+    p1, z1, p2, z2 = batch
+    if similarity == "l2":
+        return ((((p1 - z2) ** 2).sum(axis=1) / 2 + ((p2 - z1) ** 2).sum(axis=1) / 2) / 2).mean()
+
+    def cosine(a, b):
+        return (a * b).sum(axis=1) / np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
+
+    s = np.array([cosine(p1, z2), cosine(p2, z1)])
+    return 1 - s.mean() if similarity == "cos" else -np.log((s * np.sign(s.real)).mean())
+
+
+@ours_only
+@pytest.mark.parametrize("impl", OURS, ids=lambda impl: impl.name)
+@pytest.mark.parametrize("similarity", ["abscos", "cos", "l2"])
+@settings(max_examples=20, **SETTINGS)
+@given(data=st.data())
+def test_gradient_is_the_complex_step_derivative_for_every_similarity(impl, similarity, data):
+    """The complex step has no truncation error (h = 1e-30). For `cos` and `l2` the bound of the docstring holds with
+    m = 1 and 1/|row| at most max(1, |rows|^2): fewer operations on the same sums."""
+    batch = any_batch(Draw(data), low_d=2)
+    right = truth(batch)
+    if not right.m or not all((abs(s) > k_u(NUMPY, batch)).all() for s in right.s):
+        return
+    numpy_bounds, bounds = gradient_bounds(NUMPY, batch, right), gradient_bounds(impl, batch, right)
+    if similarity == "l2":
+        size = 1 + sum(decimals(abs(x)).max() for x in batch.arrays())
+        bounds = numpy_bounds = None
+    for stop_grad in (False, True):
+        got = gradient(impl, batch, stop_grad, similarity=similarity)
+        for a, (name, x) in enumerate(zip(NAMES, batch.arrays(), strict=True)):
+            want = np.zeros(x.shape)
+            for i in np.ndindex(x.shape) if not (stop_grad and name in ("z1", "z2")) else ():
+                probe = [y.astype(complex) for y in batch.arrays()]
+                probe[a][i] += 1e-30j
+                want[i] = complex_energy(probe, similarity).imag / 1e-30
+            if similarity == "l2":
+                allowed = k_u(impl, batch) * size
+            else:
+                allowed = bounds[a] + numpy_bounds[a]
+            within(got[a], decimals(want), allowed, f"dU/d{name}, {similarity}, stop_grad={stop_grad}", batch)
+
+
+@ours_only
+@pytest.mark.parametrize("impl", OURS, ids=lambda impl: impl.name)
+@pytest.mark.parametrize("similarity", ["abscos", "cos", "l2"])
+def test_zero_rows_and_extreme_rows_give_finite_energies_and_gradients(impl, similarity):
+    for far in (1e-20, 1.0, 1e18 if similarity == "l2" else 1e20):
+        for holes in range(16):
+            b = generic_batch().map(lambda x: x * far)
+            for name in (n for i, n in enumerate(NAMES) if holes >> i & 1):
+                getattr(b, name)[: 3 if holes % 3 == 0 else 1] = 0
+            assert 0 <= value(impl, b, similarity=similarity) < Decimal("inf")
+            for stop_grad in (False, True):
+                g = impl.energy_grad(*b.arrays(), stop_grad, similarity=similarity)
+                assert all(np.isfinite(x).all() for x in g)
+                if similarity != "l2":
+                    assert all((gx[~x.any(axis=1)] == 0).all() for x, gx in zip(b.arrays(), g, strict=True))
+
+
+@ours_only
+@pytest.mark.parametrize("impl", OURS, ids=lambda impl: impl.name)
+def test_simsiams_own_loss_is_never_below_the_loss_of_equation_2(impl):
+    """L_SimSiamAbs = -exp(-U) <= L_SimSiam = U_cos - 1, with equality if no cosine is negative."""
+    for seed in range(50):
+        batch = any_batch(Draw(random.Random(seed)))
+        right = truth(batch)
+        if not right.m:
+            continue
+        loss_abs, loss = -(-value(impl, batch)).exp(), value(impl, batch, similarity="cos") - 1
+        bound = 3 * k_u(impl, batch)
+        within(loss, -(sum(right.s[0]) + sum(right.s[1])) / (2 * len(batch.p1)), bound, "L_SimSiam", batch)
+        assert loss_abs <= loss + 2 * bound
+        if all((s >= 0).all() for s in right.s):
+            within(loss_abs, loss, 2 * bound, "L_SimSiamAbs", batch)
+
+
+@ours_only
+def test_torch_stop_gradient_detaches_the_target_only_and_never_changes_the_value():
+    """z still feeds the predictor with gradient: for p = z H the gradient of z is dU/dp H'."""
+    import torch
+
+    from simsiam_sghmc import SimSiam, energy
+
+    torch.manual_seed(0)
+    z1, z2 = (torch.randn(8, 128, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    predictor = SimSiam().predictor.double().eval()
+    for similarity in ("abscos", "cos", "l2"):
+        p1, p2 = predictor(z1), predictor(z2)
+        free, stopped = (energy(p1, z1, p2, z2, stop_grad, similarity) for stop_grad in (False, True))
+        assert torch.equal(free, stopped)
+        g_p1 = torch.autograd.grad(stopped, p1, retain_graph=True)[0]
+        through = torch.autograd.grad(p1, z1, g_p1, retain_graph=True)[0]
+        assert through.abs().max() > 0
+        assert torch.equal(torch.autograd.grad(stopped, z1, retain_graph=True)[0], through)
+
+
+@ours_only
+def test_torch_computes_similarities_of_bfloat16_rows_in_float32():
+    import torch
+
+    from simsiam_sghmc import energy
+
+    rows = [torch.tensor(x).bfloat16() for x in generic_batch().arrays()]
+    for similarity in ("abscos", "cos", "l2"):
+        U = energy(*rows, True, similarity)
+        assert U.dtype == torch.float32 and torch.equal(U, energy(*(x.float() for x in rows), True, similarity))
+
+
+# ------------------------------------------------------------------------- the stop-gradient field has no energy
+
+def update_field(theta, views, stop_grad):
+    """dU/dtheta of a tiny SimSiam, encoder z = x E and predictor p = z H (2 x 2 each), in 60-digit decimals."""
+    with localcontext() as context:
+        context.prec = 60
+        E, H = theta[:4].reshape(2, 2), theta[4:].reshape(2, 2)
+        z1, z2 = (x @ E for x in views)
+        g_p1, g_z1, g_p2, g_z2 = REFERENCE_60["energy_grad"](z1 @ H, z1, z2 @ H, z2, stop_grad)
+        g_E = views[0].T @ (g_z1 + g_p1 @ H.T) + views[1].T @ (g_z2 + g_p2 @ H.T)
+        g_H = z1.T @ g_p1 + z2.T @ g_p2
+        return np.concatenate([g_E.ravel(), g_H.ravel()])
+
+
+REFERENCE_60 = reference_numpy.variant(decimals=True)
+
+
+@functools.cache
+def jacobian(stop_grad):
+    """Of the update field, by central differences: h = 1e-20 leaves errors h^2 and 1e-60/h, both about 1e-40."""
+    draw = Draw(random.Random(5))
+    theta, views = decimals(draw.nonzero(8, 6, 1 / 8)), [decimals(draw.nonzero((3, 2), 6, 1 / 4)) for _ in range(2)]
+    h, columns = Decimal("1e-20"), []
+    for i in range(8):
+        step = decimals(np.zeros(8))
+        step[i] = h
+        forward, backward = (update_field(theta + sign * step, views, stop_grad) for sign in (1, -1))
+        columns.append((forward - backward) / (2 * h))
+    return np.array(columns).T
+
+
+@ours_only
+def test_full_gradient_field_has_a_symmetric_jacobian_and_the_stop_gradient_field_has_not():
+    """A field with an energy has a symmetric Jacobian. The full one is symmetric to the 1e-40 of the differences times
+    the field's third derivatives; 1e-30 leaves these ten digits. With stop-gradient half of it is antisymmetric."""
+    full, stopped = jacobian(False), jacobian(True)
+    assert abs(full - full.T).max() < Decimal("1e-30") * abs(full).max()
+    assert abs(stopped - stopped.T).max() > abs(stopped).max() / 10
+
+
+@ours_only
+def test_step_is_conformally_symplectic_on_the_full_field_and_not_on_the_stop_gradient_field():
+    """The linearised step, with the Jacobians rounded to a grid so that the statement is about equal fractions."""
+    for stop_grad in (False, True):
+        A = np.round(jacobian(stop_grad).astype(float) * 64) / 64
+        assert (A == A.T).all() != stop_grad
+        for seed in range(3):
+            T, c, L = phase_map(NUMPY, A[:6, :6], Draw(random.Random(seed)), 16.0)
+            J = rational(np.kron([[0, 1], [-1, 0]], np.eye(6)))
+            assert (T.T @ J @ T == c ** (2 * L + 1) * J).all() != stop_grad

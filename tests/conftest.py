@@ -1,0 +1,65 @@
+"""Shared by the tests of the program itself: small images on disk and a way to run the command line in-process."""
+
+import os
+import shutil
+
+import pytest
+
+if os.environ.get("SGHMC_IMPL"):  # somebody else's sampler is under test: only the oracle runs
+    collect_ignore_glob = ["test_*.py"]
+else:
+    import torch
+    from hypothesis import settings
+    from PIL import Image
+
+    import simsiam_sghmc
+
+    settings.register_profile("program", deadline=None, database=None, derandomize=bool(os.environ.get("CI")))
+    settings.load_profile("program")
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start: batches of 4 gain nothing from more,
+    torch.set_num_threads(1)  # and the bits of a run depend on the number
+    SMALL = "--batch-size 4 --knn-k 3 --checkpoint-every 2 --eval-every 2 --L 2".split()
+
+    @pytest.fixture(scope="session")
+    def pictures(tmp_path_factory):
+        """An image folder with 3 classes, 24 training and 12 test images of its own colour and noise each."""
+        root = tmp_path_factory.mktemp("pictures")
+        g = torch.Generator().manual_seed(0)
+        for split, count in (("train", 8), ("test", 4)):
+            for label, name in enumerate(("ant", "bee", "cat")):
+                folder = root / split / name
+                folder.mkdir(parents=True)
+                for i in range(count):
+                    image = torch.randint(0, 120, (3, 32, 32), generator=g)
+                    image[label] += 100
+                    Image.fromarray(image.byte().permute(1, 2, 0).numpy()).save(folder / f"{i}.png")
+        return root
+
+    def command(pictures, out, line):
+        return [*SMALL, "--data", str(pictures), "--out", str(out), *line.split()]
+
+    @pytest.fixture
+    def run(pictures, tmp_path, capfd):
+        """run("--eps 1 ...", out="name") -> (exit code, stdout, stderr, run folder), on the small images."""
+
+        def call(line="", out="run"):
+            code = simsiam_sghmc.main(command(pictures, tmp_path / out, line))
+            text = capfd.readouterr()
+            return code, text.out, text.err, tmp_path / out
+
+        return call
+
+    LINE = "--no-sg --eps 0.01 --samples"
+
+    @pytest.fixture(scope="session")
+    def chains(pictures, tmp_path_factory):
+        """The run folders of one chain after 2 and after 4 samples, never to be written to."""
+        folders = {n: tmp_path_factory.mktemp("chains") / str(n) for n in (2, 4)}
+        for n, folder in folders.items():
+            assert simsiam_sghmc.main(command(pictures, folder, f"{LINE} {n}")) == 0
+        return folders
+
+    @pytest.fixture
+    def begun(chains, tmp_path):
+        """A run folder of the test's own, tmp_path/run, that holds two samples of the chain LINE."""
+        return shutil.copytree(chains[2], tmp_path / "run")

@@ -1,0 +1,391 @@
+"""Chains of both methods: what a step computes, what it costs, and that every draw is a function of its step."""
+
+import copy
+import csv
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import LINE
+from torch import nn
+
+import reference_numpy
+import simsiam_sghmc as s
+
+
+def read(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def chain(pictures):
+    """chain(eps=..., ...) -> a Chain on the small images."""
+    data = s.load_data(str(pictures), "")
+
+    def make(init=None, **settings):
+        settings = {"batch_size": 4, "knn_k": 3, "sg": False, "L": 2} | settings
+        return s.Chain(s.Config(**settings), data, init, torch.device("cpu"))
+
+    return make
+
+
+def recorded_sample(c, monkeypatch):
+    """Advance an SGHMC chain by one sample; returns the arguments that sghmc_step got, drawn and returned by it."""
+    seen = {"z": [], "g": []}
+    step = s.sghmc_step
+
+    def recording(w, z, grad, **settings):
+        def rows():
+            for row in z:
+                seen["z"].append(row.clone())
+                yield row
+
+        def gradient(X):
+            g = grad(X)
+            seen["g"].append(g.clone() if torch.is_tensor(g) else torch.full_like(X, g))
+            return g
+
+        seen.update(settings=settings, w=w.clone())
+        return step(w, rows(), gradient, **settings)
+
+    monkeypatch.setattr(s, "sghmc_step", recording)
+    s.sghmc_sample(c)
+    return seen
+
+
+@pytest.mark.parametrize("settings", [{}, {"mass": 4.0}, {"L": 3, "alpha": 0.1}, {"velocity_std": 0.1}])
+def test_a_sample_of_the_chain_is_the_numpy_references_on_the_same_gradients(chain, monkeypatch, settings):
+    c = chain(eps=0.01, **settings)
+    seen = recorded_sample(c, monkeypatch)
+    w, z = seen["w"].double().numpy(), [row.double().numpy() for row in seen["z"]]
+    gradients = iter([g.double().numpy() for g in seen["g"]] + [np.zeros_like(w)])  # the last one never reaches W
+    own = {k: v for k, v in seen["settings"].items() if k != "reuse_grad"}
+    wanted = reference_numpy.sghmc_step(w, z, lambda X: next(gradients), **own)
+    # each of the 2L+... float32 roundings moves the result by at most one unit roundoff of the largest term
+    size = abs(w).max() + own["L"] * own["eps"] * 7 * max(own["mass"] ** -0.5, 1)
+    assert abs(c.W.double().numpy() - wanted).max() <= 40 * own["L"] * 2.0**-24 * size
+    assert abs(wanted - w).max() > 1e-3
+
+
+def test_the_first_normal_alone_is_scaled_by_velocity_std(chain, monkeypatch):
+    plain = recorded_sample(chain(), monkeypatch)["z"]
+    monkeypatch.undo()
+    scaled = recorded_sample(chain(velocity_std=0.25), monkeypatch)["z"]
+    assert torch.equal(scaled[0], 0.25 * plain[0])
+    assert all(torch.equal(a, b) for a, b in zip(scaled[1:], plain[1:], strict=True))
+
+
+def test_velocity_std_is_in_units_of_phi_whatever_the_mass(chain, monkeypatch):
+    z = recorded_sample(chain(mass=4.0, velocity_std=0.5), monkeypatch)["z"]
+    assert float(z[0].std()) == pytest.approx(0.25, rel=0.01)  # Phi_0 = sqrt(M) z has std 0.5
+
+
+@pytest.mark.parametrize("L", [1, 2, 3])
+def test_a_sample_costs_2l_minus_1_gradients_or_l_with_one_batch(chain, L):
+    for settings, cost in (({}, 2 * L - 1), ({"batch_per": "sample"}, L), ({"energy_scale": 0.0}, 0)):
+        c = chain(L=L, **settings)
+        s.sghmc_sample(c)
+        assert c.grad_evals == cost
+
+
+def test_one_batch_per_sample_reuses_the_shared_gradient_and_moves_the_same(chain, monkeypatch):
+    c, literal = chain(batch_per="sample", L=3), chain(batch_per="sample", L=3)
+    step = s.sghmc_step
+    s.sghmc_sample(c)
+    monkeypatch.setattr(s, "sghmc_step", lambda *a, **k: step(*a, **{**k, "reuse_grad": False}))
+    s.sghmc_sample(literal)
+    assert torch.equal(c.W, literal.W)
+    assert (c.grad_evals, literal.grad_evals) == (3, 5)
+
+
+def test_each_half_kick_has_a_minibatch_of_its_own_unless_it_is_per_sample(chain, monkeypatch):
+    for per, different in (("kick", 3), ("sample", 1)):
+        c, asked = chain(batch_per=per), []
+        views = c.views
+        monkeypatch.setattr(c, "views", lambda *a, views=views, asked=asked: asked.append(a) or views(*a))
+        s.sghmc_sample(c)
+        assert len(set(asked)) == different
+
+
+def test_energy_scale_zero_is_the_random_walk_of_the_same_normals(chain, monkeypatch):
+    c = chain(energy_scale=0.0, eps=0.5)
+    seen = recorded_sample(c, monkeypatch)
+    assert all(g.abs().max() == 0 for g in seen["g"])
+    assert c.W.std() > 0.5
+
+
+def test_scale_and_prior_enter_the_gradient_as_written(chain, monkeypatch):
+    plain = recorded_sample(chain(), monkeypatch)["g"][0]
+    monkeypatch.undo()
+    c = chain(energy_scale=8.0, prior_std=0.5)
+    both = recorded_sample(c, monkeypatch)
+    assert torch.allclose(both["g"][0], 8 * plain + both["w"] / 0.25, rtol=1e-5, atol=1e-6)
+
+
+def test_the_gradient_is_that_of_the_energy_on_the_recomputed_minibatch(chain, monkeypatch):
+    for sg in (False, True):
+        c = chain(sg=sg)
+        model, views = copy.deepcopy(c.model), c.views(0, 0)
+        first = recorded_sample(c, monkeypatch)["g"][0]
+        monkeypatch.undo()
+        for p in model.parameters():
+            p.grad = None
+        (p1, z1), (p2, z2) = model(views[0]), model(views[1])
+        s.energy(p1, z1, p2, z2, sg).backward()
+        wanted = torch.cat([p.grad.flatten() for p in model.parameters()])
+        assert torch.allclose(first, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
+
+
+def test_a_minibatch_is_a_function_of_seed_step_and_kick_and_has_no_image_twice(chain):
+    c = chain(batch_size=24)
+    assert torch.equal(c.views(5, 1)[0], c.views(5, 1)[0])
+    others = [c.views(5, 2)[0], c.views(6, 1)[0], chain(batch_size=24, seed=1).views(5, 1)[0], c.views(5, 1)[1]]
+    assert all(not torch.equal(c.views(5, 1)[0], other) for other in others)
+    c.data = c.data._replace(train=torch.arange(24, dtype=torch.uint8).view(24, 1, 1, 1).expand(24, 3, 32, 32))
+    brightness = chain(batch_size=24).data.train.float().mean(dim=(1, 2, 3))
+    assert len(brightness.unique()) == 24  # the fixture's images differ, so this can fail
+
+
+def test_an_sgd_epoch_shows_every_image_once(chain, monkeypatch):
+    c = chain(method="sgd", warmup_epochs=0)
+    c.data = c.data._replace(train=torch.arange(24, dtype=torch.uint8).view(24, 1, 1, 1).expand(24, 3, 32, 32).clone())
+    shown = []
+    monkeypatch.setattr(s, "apply_augmentation", lambda images, a: shown.append(images[:, 0, 0, 0].tolist()))
+    for step in range(2 * c.per_epoch):
+        c.views(step)
+    epochs = [sorted(sum(shown[:12:2], [])), sorted(sum(shown[12::2], []))]
+    assert epochs == [list(range(24))] * 2
+    assert shown[:12] != shown[12:]
+
+
+def test_two_settings_see_the_same_batches_and_noise(chain, monkeypatch):
+    a = recorded_sample(chain(), monkeypatch)
+    monkeypatch.undo()
+    b = recorded_sample(chain(eps=0.5, alpha=0.3, energy_scale=3.0), monkeypatch)
+    assert all(torch.equal(x, y) for x, y in zip(a["z"], b["z"], strict=True))
+    assert torch.allclose(3 * a["g"][0], b["g"][0], rtol=1e-5)
+
+
+def test_the_kinetic_temperature_is_that_of_the_momentum_after_the_last_computed_half_kick(chain, monkeypatch):
+    c = chain(L=1, eps=0.25, mass=4.0)
+    before = c.W.clone()
+    seen = recorded_sample(c, monkeypatch)
+    Phi = (1 - 0.01) * 2 * seen["z"][0] - 0.125 * seen["g"][0] + math.sqrt(2 * 0.01 * 4) * seen["z"][1]
+    c.W.copy_(before)
+    c.step = 0
+    monkeypatch.undo()
+    assert float(s.sghmc_sample(c).kinetic_temperature) == pytest.approx(float((Phi**2 / 4).mean()), rel=1e-3)
+
+
+def test_drift_to_noise_compares_the_two_terms_of_the_first_drift(chain, monkeypatch):
+    c = chain(eps=0.25, mass=4.0, velocity_std=0.3, alpha=0.2)
+    seen = recorded_sample(c, monkeypatch)
+    noise = 0.8 * 2 * seen["z"][0] + math.sqrt(2 * 0.2 * 4) * seen["z"][1]
+    wanted = (0.125 * seen["g"][0]).square().mean().sqrt() / noise.square().mean().sqrt()
+    c = chain(eps=0.25, mass=4.0, velocity_std=0.3, alpha=0.2)
+    monkeypatch.undo()
+    assert float(s.sghmc_sample(c).drift_to_noise) == pytest.approx(float(wanted), rel=0.01)
+
+
+# ---------------------------------------------------------------------------------------------------------------- SGD
+
+
+def rates(**settings):
+    cfg = s.Config(method="sgd", **settings)
+    return [s.learning_rate(cfg, epoch) for epoch in range(cfg.epochs)]
+
+
+def test_the_learning_rate_warms_up_to_its_peak_in_epoch_ten_then_falls_as_a_cosine():
+    lr = rates()
+    assert lr[0] == pytest.approx(0.003) and lr[9] == pytest.approx(0.03) and lr[4] == pytest.approx(0.015)
+    assert lr[10] == pytest.approx(0.03)
+    assert lr[10 + 395] == pytest.approx(0.015)
+    assert lr[799] == pytest.approx(0.015 * (1 + math.cos(math.pi * 789 / 790)))
+    assert all(a >= b > 0 for a, b in zip(lr[9:], lr[10:], strict=False))
+
+
+def test_without_warm_up_and_cosine_the_learning_rate_is_constant():
+    assert set(rates(warmup_epochs=0, cosine=False, epochs=20)) == {0.03}
+    assert rates(warmup_epochs=0, epochs=20)[0] == 0.03
+
+
+def plain_sgd(c, updates):
+    """The same updates by torch's optimiser on the network's own parameters: a W to compare with."""
+    model = copy.deepcopy(c.model)
+    parameters = [nn.Parameter(p.detach().clone()) for p in model.parameters()]
+    for p, q in zip(list(model.parameters()), parameters, strict=True):
+        p.data, p.grad = q.data, None
+    cfg = c.cfg
+    optimiser = torch.optim.SGD(model.parameters(), cfg.lr, cfg.momentum, weight_decay=cfg.weight_decay)
+    for step in range(updates):
+        optimiser.param_groups[0]["lr"] = s.learning_rate(cfg, step // c.per_epoch)
+        optimiser.zero_grad()
+        v1, v2 = c.views(step)
+        z1, z2 = model.encoder(v1), model.encoder(v2)
+        s.energy(model.predictor(z1), z1, model.predictor(z2), z2, cfg.sg, cfg.similarity).backward()
+        optimiser.step()
+    return nn.utils.parameters_to_vector(model.parameters()).detach()
+
+
+@pytest.mark.parametrize("settings", [{}, {"momentum": 0.0, "sg": False, "similarity": "cos"}])
+def test_sgd_is_torchs_optimiser_on_the_networks_own_parameters(chain, settings):
+    c = chain(method="sgd", **({"sg": True, "epochs": 4, "warmup_epochs": 2} | settings))
+    wanted = plain_sgd(c, 9)
+    for _ in range(9):
+        s.sgd_update(c)
+        c.step += 1
+    assert torch.equal(c.W, wanted)
+    assert c.grad_evals == 9 and not torch.equal(c.W, c.start)
+
+
+def test_extra_predictor_steps_move_the_predictor_alone(chain, monkeypatch):
+    one, many = (chain(method="sgd", predictor_steps=k, warmup_epochs=0, momentum=0.0, weight_decay=0.0) for k in (1, 4))
+    n = 1_651_392
+    moved, step = [], torch.optim.SGD.step
+    predictor = many.optimisers[1]
+
+    def recording(self, *args):
+        before = many.W.clone()
+        step(self, *args)
+        moved.append((self is predictor, torch.equal(before[:n], many.W[:n]), torch.equal(before[n:], many.W[n:])))
+
+    monkeypatch.setattr(torch.optim.SGD, "step", recording)
+    s.sgd_update(many)
+    assert moved == [(True, True, False)] * 3 + [(False, False, True), (True, True, False)]
+    monkeypatch.undo()
+    s.sgd_update(one)
+    assert many.grad_evals == one.grad_evals == 1
+    assert not torch.equal(one.W[n:], many.W[n:])
+
+
+def test_predictor_lr_mult_scales_the_predictors_move_alone(chain):
+    one, half = (chain(method="sgd", predictor_lr_mult=m, warmup_epochs=0) for m in (1.0, 0.5))
+    s.sgd_update(one)
+    s.sgd_update(half)
+    n = 1_651_392
+    assert torch.equal(one.W[:n], half.W[:n])
+    assert torch.allclose((half.W - half.start)[n:], (one.W - one.start)[n:] / 2, atol=1e-7)
+
+
+# ---------------------------------------------------------------------------------------------------- tables, resume
+
+
+def test_every_column_of_the_tables_is_filled_where_it_applies(run):
+    _, out, err, folder = run("--no-sg --samples 4 --eps 0.01")
+    rows = read(folder / "metrics.csv")
+    assert list(rows[0]) == s.METRICS and [r["step"] for r in rows] == ["0", "2", "4"]
+    assert [r["grad_evals"] for r in rows] == ["0", "6", "12"]
+    assert all(v != "" for r in rows[1:] for v in r.values())
+    assert {k for k, v in rows[0].items() if v == ""} == {"kinetic_temperature", "drift_to_noise", "grad_norm"}
+    energies = read(folder / "energy.csv")
+    assert [(r["step"], r["grad_evals"]) for r in energies] == [("0", "0"), ("1", "3"), ("2", "6"), ("3", "9")]
+    assert all(float(r["energy"]) > 0 for r in energies)
+    assert "collapsed" in out and err == ""
+
+
+def test_the_energy_of_row_t_is_that_of_w_t_on_the_first_minibatch(run, pictures):
+    _, _, _, folder = run("--no-sg --samples 2 --eps 0.01 --keep-every 1")
+    model = s.load_model(folder / "samples/1.pt").train()
+    c = s.Chain(s.Config(batch_size=4, L=2, sg=False), s.load_data(str(pictures), ""), None, torch.device("cpu"))
+    v1, v2 = c.views(1, 0)
+    (p1, z1), (p2, z2) = model(v1), model(v2)
+    assert float(read(folder / "energy.csv")[1]["energy"]) == pytest.approx(float(s.energy(p1, z1, p2, z2, False).detach()), rel=1e-5)
+
+
+def assert_same_run(one, two):
+    a, b = (torch.load(f / "checkpoint.pt", weights_only=True) for f in (one, two))
+    assert torch.equal(a["weights"], b["weights"])
+    assert all(torch.equal(a["buffers"][k], b["buffers"][k]) for k in a["buffers"])
+    assert (a["step"], a["grad_evals"]) == (b["step"], b["grad_evals"])
+    for name in ("metrics.csv", "energy.csv"):
+        rows = [[{k: v for k, v in row.items() if k != "seconds"} for row in read(f / name)] for f in (one, two)]
+        assert rows[0] == rows[1]
+
+
+METHODS = pytest.mark.parametrize(
+    "line", ["--no-sg --eps 0.01 --samples", "--no-sg --precision bf16 --batch-per sample --samples", "--method sgd --updates"]
+)
+
+
+@METHODS
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run, line):
+    whole, parts = run(f"{line} 4", "whole"), run(f"{line} 2", "parts")
+    assert whole[0] == parts[0] == 0
+    code, out, _, folder = run(f"{line} 4", "parts")
+    assert code == 0 and "from step 2" in out
+    assert_same_run(whole[3], folder)
+
+
+def test_a_finished_run_started_again_changes_nothing(run, begun):
+    before = {p: p.read_bytes() for p in begun.iterdir()}
+    code, out, _, _ = run(f"{LINE} 2")
+    assert code == 0 and "done" in out
+    assert {p: p.read_bytes() for p in begun.iterdir()} == before
+
+
+def test_a_chain_starts_from_a_checkpoint_of_either_method(run):
+    for name, line in (("chain", "--samples 2"), ("trained", "--method sgd --updates 2")):
+        _, _, _, folder = run(line, name)
+        for start in ("--samples 1", "--method sgd --updates 1"):
+            _, _, _, next_folder = run(f"{start} --keep-every 1 --init {folder}/checkpoint.pt", f"{name}{start[2:8]}")
+            first, last = read(next_folder / "metrics.csv")[0], read(folder / "metrics.csv")[-1]
+            assert [first[k] for k in ("knn", "center", "z_std")] == [last[k] for k in ("knn", "center", "z_std")]
+            assert first["distance"] == "0"
+
+
+def test_kept_samples_load_as_the_network_they_were(run, chain):
+    _, _, _, folder = run("--no-sg --samples 4 --keep-every 2")
+    assert sorted(p.name for p in (folder / "samples").iterdir()) == ["2.pt", "4.pt"]
+    kept, final = s.load_model(folder / "samples/4.pt"), s.load_model(folder / "checkpoint.pt")
+    x = torch.randn(4, 3, 32, 32)
+    assert torch.equal(kept(x)[0], final(x)[0]) and not kept.training
+    assert not torch.equal(kept(x)[0], s.load_model(folder / "samples/2.pt")(x)[0])
+
+
+def test_an_evaluation_leaves_the_chain_alone(chain):
+    c = chain()
+    s.sghmc_sample(c)
+    c.step += 1
+    before, weights = [b.clone() for b in c.model.buffers()], c.W.clone()
+    s.evaluate(c)
+    assert all(torch.equal(a, b) for a, b in zip(before, c.model.buffers(), strict=True))
+    assert torch.equal(weights, c.W) and c.model.training
+    assert all(m.momentum == 0.1 for m in c.model.modules() if isinstance(m, nn.BatchNorm2d))
+
+
+def test_an_evaluation_is_in_full_float32_whatever_the_precision_of_the_chain(chain):
+    switches = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    c = chain(precision="bf16")
+    before = [switch.allow_tf32 for switch in switches]
+    torch.backends.cudnn.allow_tf32 = True
+    with s.borrowed(c.model):
+        assert not any(switch.allow_tf32 for switch in switches)
+        z, trunk = s.features(c.model, c.data.test)
+    assert z.dtype == trunk.dtype == torch.float32 and torch.backends.cudnn.allow_tf32
+    for switch, value in zip(switches, before, strict=True):
+        switch.allow_tf32 = value
+    plain = s.evaluate(chain())
+    assert all(s.evaluate(c)[k] == plain[k] for k in ("knn", "center", "z_std"))
+    assert c.encode(*c.views(0))[0].dtype == torch.bfloat16
+
+
+def test_recalibrated_features_depend_on_the_weights_alone_and_running_ones_do_not(chain):
+    for bn, alone in (("recalibrated", True), ("running", False)):
+        c = chain(bn=bn)
+        first = s.evaluate(c)
+        for b in c.model.buffers():
+            if b.is_floating_point():
+                b.mul_(3).add_(1)
+        assert (s.evaluate(c)["z_std"] == first["z_std"]) == alone
+
+
+def test_recalibration_is_the_average_of_batch_statistics(chain):
+    c = chain()
+    x = s.normalise(c.data.train)
+    convolution = c.model.encoder.trunk[:5]
+    with torch.no_grad(), s.borrowed(c.model):
+        s.recalibrate(c.model, c.data.train)
+        mean = c.model.encoder.trunk[5].running_mean.clone()
+        assert torch.allclose(mean, convolution(x).mean(dim=(0, 2, 3)), atol=1e-5)

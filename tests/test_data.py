@@ -1,0 +1,134 @@
+"""Data: the built-in gratings, image folders, and CIFAR-10's download against a server on this computer."""
+
+import hashlib
+import http.server
+import io
+import pickle
+import tarfile
+import threading
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+import simsiam_sghmc as s
+
+CIFAR10 = torchvision.datasets.CIFAR10
+
+
+def test_gratings_are_balanced_reproducible_and_without_network_or_files():
+    images, labels = s.gratings(200, seed=1)
+    assert images.shape == (200, 3, 32, 32) and images.dtype == torch.uint8
+    assert labels.bincount().tolist() == [20] * 10
+    again, _ = s.gratings(200, seed=1)
+    other, _ = s.gratings(200, seed=2)
+    assert torch.equal(images, again) and not torch.equal(images, other)
+    assert 20 < images.float().std() < 110 and (images == 255).float().mean() < 0.1
+
+
+def test_an_image_folder_is_read_in_class_order_and_resized(pictures, tmp_path):
+    data = s.load_data(str(pictures), "")
+    assert data.train.shape == (24, 3, 32, 32) and data.test.shape == (12, 3, 32, 32)
+    assert data.train_labels.tolist() == [0] * 8 + [1] * 8 + [2] * 8
+    means = data.train.float().mean(dim=(2, 3))
+    assert means.argmax(dim=1).tolist() == data.train_labels.tolist()  # class i is brightest in channel i
+    for split in ("train", "test"):
+        for label in ("a", "b"):
+            (tmp_path / split / label).mkdir(parents=True)
+            Image.new("L", (50, 20), 90).save(tmp_path / split / label / "grey.jpg")
+    assert (s.load_data(str(tmp_path), "").train == 90).all()
+
+
+def test_the_identity_of_a_folder_is_its_training_images_and_not_its_path(pictures, tmp_path):
+    first = s.load_data(str(pictures), "").identity
+    (tmp_path / "moved").symlink_to(pictures)
+    assert s.load_data(str(tmp_path / "moved"), "").identity == first
+    for split in ("train", "test"):
+        for label in ("a", "b"):
+            (tmp_path / split / label).mkdir(parents=True)
+            Image.new("RGB", (32, 32), (1, 2, 3)).save(tmp_path / split / label / "x.png")
+    assert s.load_data(str(tmp_path), "").identity != first
+
+
+# ------------------------------------------------------------------------------------------------- CIFAR-10's download
+
+
+def cifar_archive(rng):
+    """(archive bytes, {file: md5}) in CIFAR-10's own format, 20 images a batch."""
+    files = {f"data_batch_{i}": i for i in range(1, 6)} | {"test_batch": 6}
+    sums, buffer = {}, io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for name in files:
+            content = {"data": rng.integers(0, 256, (20, 3072), dtype=np.uint8), "labels": list(range(10)) * 2}
+            add(tar, sums, name, pickle.dumps(content))
+        add(tar, sums, "batches.meta", pickle.dumps({"label_names": [f"class {i}" for i in range(10)]}))
+    return buffer.getvalue(), sums
+
+
+def add(tar, sums, name, content):
+    info = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+    info.size = len(content)
+    tar.addfile(info, io.BytesIO(content))
+    sums[name] = hashlib.md5(content).hexdigest()
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A web server that serves the archive as `how` asks; torchvision is told its address and checksums."""
+    archive, sums = cifar_archive(np.random.default_rng(0))
+    served = {"good": archive, "truncated": archive[: len(archive) // 2], "changed": archive[:-20] + bytes(20)}
+    state = {"how": "good", "requests": 0}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            state["requests"] += 1
+            body = served.get(state["how"])
+            self.send_response(200 if body else 404)
+            self.send_header("Content-Length", str(len(body or b"")))
+            self.end_headers()
+            self.wfile.write(body or b"")
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    monkeypatch.setattr(CIFAR10, "url", f"http://127.0.0.1:{httpd.server_port}/cifar-10-python.tar.gz")
+    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(archive).hexdigest())
+    monkeypatch.setattr(CIFAR10, "train_list", [[f"data_batch_{i}", sums[f"data_batch_{i}"]] for i in range(1, 6)])
+    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
+    monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": sums["batches.meta"]})
+    yield state
+    httpd.shutdown()
+
+
+def test_cifar10_is_downloaded_once_then_read_from_the_disk(server, tmp_path):
+    data = s.load_data("cifar10", str(tmp_path / "data"))
+    assert data.train.shape == (100, 3, 32, 32) and data.test.shape == (20, 3, 32, 32)
+    first = np.random.default_rng(0).integers(0, 256, (20, 3072), dtype=np.uint8)
+    assert torch.equal(data.train[:20].flatten(1), torch.from_numpy(first))
+    asked = server["requests"]
+    assert asked > 0 and torch.equal(s.load_data("cifar10", str(tmp_path / "data")).train, data.train)
+    assert server["requests"] == asked
+
+
+@pytest.mark.parametrize("how", ["truncated", "changed", "absent"])
+def test_a_bad_download_is_one_line_that_names_the_other_choices(server, tmp_path, capfd, how):
+    server["how"] = how
+    out = tmp_path / "run"
+    assert s.main(["--data", "cifar10", "--data-dir", str(tmp_path / "data"), "--out", str(out)]) == 2
+    message = capfd.readouterr().err.strip().splitlines()[-1]
+    assert "CIFAR-10" in message and "--data gratings" in message and "--data FOLDER" in message
+    assert not out.exists()
+    server["how"] = "good"  # and the next try succeeds in the same folder
+    assert len(s.load_data("cifar10", str(tmp_path / "data")).train) == 100
+
+
+def test_without_a_network_the_message_is_the_same(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
+    assert s.main(["--data-dir", str(tmp_path / "data"), "--out", str(tmp_path / "run")]) == 2
+    assert "--data gratings" in capfd.readouterr().err

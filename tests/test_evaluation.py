@@ -1,0 +1,138 @@
+"""k-NN, signs of collapse and the Note's information, against plain NumPy and closed forms."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import simsiam_sghmc as s
+
+
+def brute_force_knn(train, train_labels, test, test_labels, k, t):
+    """The protocol in float64, one test row at a time."""
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (train, test)]
+    right = 0
+    for row, label in zip(unit[1], test_labels, strict=True):
+        similarity = unit[0] @ row
+        nearest = np.argsort(-similarity)[:k]
+        votes = np.zeros(train_labels.max() + 1)
+        for j in nearest:
+            votes[train_labels[j]] += np.exp((similarity[j] - 1) / t)
+        right += votes.argmax() == label
+    return right / len(test_labels)
+
+
+@pytest.mark.parametrize("k, t", [(1, 0.1), (7, 0.1), (50, 0.05), (50, math.inf), (200, 0.1)])
+def test_knn_accuracy_is_that_of_a_brute_force_vote(k, t):
+    rng = np.random.default_rng(k)
+    labels, test_labels = rng.integers(0, 5, 400), rng.integers(0, 5, 150)
+    centres = rng.normal(size=(5, 16))
+    train = centres[labels] + 2 * rng.normal(size=(400, 16))
+    test = (centres[test_labels] + 2 * rng.normal(size=(150, 16))) * rng.uniform(0.1, 9, (150, 1))
+    if t == math.inf:  # alike votes tie; the tie is not part of the protocol, so keep rows without one
+        unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (train, test)]
+        nearest = np.argsort(-(unit[1] @ unit[0].T), axis=1)[:, :k]
+        counts = np.sort([np.bincount(labels[row], minlength=5) for row in nearest], axis=1)
+        keep = counts[:, -1] > counts[:, -2]
+        test, test_labels = test[keep], test_labels[keep]
+    wanted = brute_force_knn(train, labels, test, test_labels, k, t)
+    tensors = [torch.from_numpy(x) for x in (train.astype(np.float32), labels, test.astype(np.float32), test_labels)]
+    assert s.knn_accuracy(*tensors, k, t) == pytest.approx(wanted, abs=1e-12)
+    assert 0.25 < wanted < 0.95
+
+
+def test_knn_accuracy_ignores_the_length_of_rows_and_the_order_of_the_bank():
+    g = torch.Generator().manual_seed(0)
+    bank, labels = torch.randn(300, 8, generator=g), torch.randint(0, 3, (300,), generator=g)
+    test, test_labels = torch.randn(90, 8, generator=g), torch.randint(0, 3, (90,), generator=g)
+    order = torch.randperm(300, generator=g)
+    plain = s.knn_accuracy(bank, labels, test, test_labels, 20, 0.1)
+    assert s.knn_accuracy(8 * bank[order], labels[order], test / 4, test_labels, 20, 0.1) == plain
+
+
+def test_rectified_gaussian_features_look_healthy():
+    z = torch.randn(4000, 128, generator=torch.Generator().manual_seed(0)).clamp_min(0)
+    signs = s.geometry(z)
+    assert signs["center"] == pytest.approx(math.sqrt(1 / math.pi), abs=0.01)  # E[z]^2 / E[z^2] = 1/pi
+    assert signs["z_std"] == pytest.approx(math.sqrt(1 - 1 / math.pi), abs=0.01)
+    assert signs["effective_rank"] > 120 and signs["dead_units"] == signs["dead_samples"] == 0
+
+
+def test_a_constant_output_has_centre_ratio_one_and_no_spread():
+    signs = s.geometry(torch.rand(1, 128).expand(500, 128))
+    assert signs["center"] == pytest.approx(1, abs=1e-6)
+    assert signs["z_std"] < 1e-6
+
+
+def test_dead_units_and_dead_samples_are_shares_of_zero_columns_and_rows():
+    z = torch.rand(40, 8) + 0.1
+    z[:, :2] = 0
+    z[:10] = 0
+    signs = s.geometry(z)
+    assert (signs["dead_units"], signs["dead_samples"]) == (0.25, 0.25)
+    silent = s.geometry(torch.zeros(40, 8))
+    assert silent["dead_samples"] == 1 and all(math.isfinite(v) for v in silent.values())
+
+
+def test_the_effective_rank_counts_equal_directions():
+    z = torch.cat([torch.eye(6), -torch.eye(6)]) @ torch.randn(6, 6, generator=torch.Generator().manual_seed(1))
+    u, _, v = torch.linalg.svd(torch.cat([torch.eye(6), -torch.eye(6)])[:, :6], full_matrices=False)
+    assert s.geometry(u @ v)["effective_rank"] == pytest.approx(6, abs=1e-4)
+    assert s.geometry(z[:, :1] * torch.ones(1, 6))["effective_rank"] == pytest.approx(1, abs=1e-4)
+
+
+SIMILARITIES = pytest.mark.parametrize("similarity", ["abscos", "cos", "l2"])
+
+
+@SIMILARITIES
+def test_constant_outputs_carry_no_information(similarity):
+    p, z = torch.rand(1, 16).expand(32, 16), torch.rand(1, 16).expand(32, 16)
+    mi, _ = s.information(p, z, p, z, similarity)
+    assert mi == pytest.approx(0, abs=1e-5)
+
+
+@SIMILARITIES
+def test_information_is_at_most_log_b_and_free_of_the_batch_order(similarity):
+    g = torch.Generator().manual_seed(0)
+    p1, z1, p2, z2 = (torch.randn(24, 8, generator=g) for _ in range(4))
+    order = torch.randperm(24, generator=g)
+    mi, entropy = s.information(p1, z1, p2, z2, similarity)
+    assert mi <= math.log(24)
+    assert s.information(p1[order], z1[order], p2[order], z2[order], similarity) == pytest.approx([mi, entropy], abs=1e-5)
+
+
+@SIMILARITIES
+def test_separable_pairs_carry_log_b_where_the_density_can_be_sharp(similarity):
+    z = 20 * torch.eye(32)
+    mi, _ = s.information(z, z, z, z, similarity)
+    if similarity == "cos":  # exp(cos) varies by a factor e^2 at most
+        assert mi < 2
+    else:
+        assert mi == pytest.approx(math.log(32), abs=1e-4)
+
+
+def test_for_cos_the_information_is_log_b_minus_the_cross_entropy_of_matching():
+    g = torch.Generator().manual_seed(1)
+    p, z = torch.randn(16, 8, generator=g), torch.randn(16, 8, generator=g)
+    logits = s.unit_rows(p) @ s.unit_rows(z).T
+    cross_entropy = torch.nn.functional.cross_entropy(logits.T, torch.arange(16))  # which i belongs to z_j
+    mi, _ = s.information(p, z, p, z, "cos")
+    assert mi == pytest.approx(math.log(16) - float(cross_entropy), abs=1e-5)
+
+
+@SIMILARITIES
+def test_zero_rows_give_numbers_not_nan(similarity):
+    x = torch.randn(8, 4)
+    x[3] = 0
+    assert all(math.isfinite(v) for v in s.information(x, x, torch.zeros(8, 4), x, similarity))
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_the_energy_never_exceeds_the_negative_log_likelihood_of_abscos(seed):
+    g = torch.Generator().manual_seed(seed)
+    p1, z1, p2, z2 = (torch.randn(6, 5, generator=g, dtype=torch.float64) for _ in range(4))
+    mi, entropy = s.information(p1, z1, p2, z2, "abscos")
+    assert float(s.energy(p1, z1, p2, z2, False)) <= entropy - mi + 1e-9  # Jensen; NLL = entropy - mi
