@@ -417,7 +417,7 @@ def check(results):
         name = result["id"]
         wanted = {"w_new"} if name.startswith("step/") else {"u", "grads"}
         if name in by_id or set(result) - {"dtype"} != wanted | {"id"}:
-            raise ValueError(f"{name}: given twice, or its keys are not id, {', '.join(sorted(wanted))} and maybe dtype")
+            raise ValueError(f"{name}: given twice, or its keys are not id, {', '.join(sorted(wanted))}, maybe dtype")
         if result.get("dtype", "float64") not in ("float64", "float32"):
             raise ValueError(f"{name}: dtype must be float64 or float32, not {result['dtype']!r}")
         by_id[name] = result
@@ -452,7 +452,8 @@ def _verdict(v, result):
         return f"your output equals that of a known bug: {' or '.join(bugs)}"
     first = next(i for i in range(len(got)) if not _near(got[i:i + 1], right[i:i + 1], bound[i:i + 1], u))
     part = "w_new" if "w_new" in v else ("u", "dU/dp1", "dU/dz1", "dU/dp2", "dU/dz2")[first]
-    return f"{part} is {got[first].tolist()}, right {right[first].tolist()}, allowed error {(u * bound[first]).tolist()}"
+    allowed = (u * bound[first]).tolist()
+    return f"{part} is {got[first].tolist()}, right {right[first].tolist()}, allowed error {allowed}"
 
 
 def _numbers(x, like=None):

@@ -154,7 +154,8 @@ def unit_rows(x):
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     largest = x.detach().abs().amax(dim=1, keepdim=True)
     x = x / torch.where(largest > 0, largest, math.inf)
-    return x / x.norm(dim=1, keepdim=True).clamp_min(1)  # the largest entry is 1: only a zero row is below 1
+    norm = x.norm(dim=1, keepdim=True)
+    return x / torch.where(norm > 0, norm, 1)  # not clamp_min(1): rows of norm 1 would lose the norm's gradient
 
 
 def cosines(p1, z1, p2, z2, stop_grad=False):
@@ -391,7 +392,7 @@ def gratings(count, seed):
     """Ten classes of coloured sinusoidal gratings (not in the paper): (images uint8 (N, 3, 32, 32), labels (N,)).
 
     The class sets orientation, frequency and a pair of colours; the instance sets the phase, a jitter of all three,
-    two coloured blobs and pixel noise. The noise keeps an untrained network well below what training reaches.
+    two small coloured blobs and pixel noise. The noise keeps an untrained network well below what training reaches.
     """
     rng = np.random.default_rng(seed)
     labels = np.arange(count) % 10
@@ -404,10 +405,10 @@ def gratings(count, seed):
     low, high = (pairs[labels] + rng.normal(0, 0.03, (count, 2, 3))).transpose(1, 0, 2)[..., None, None]
     images = low + (high - low) * (0.5 + 0.5 * wave[:, None])
     for _ in range(2):
-        cy, cx, radius = rng.uniform(-1, 1, column), rng.uniform(-1, 1, column), rng.uniform(0.15, 0.45, column)
+        cy, cx, radius = rng.uniform(-1, 1, column), rng.uniform(-1, 1, column), rng.uniform(0.1, 0.2, column)
         blob = np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / radius**2)[:, None]
         images += blob * (rng.uniform(0, 1, (count, 3, 1, 1)) - images)
-    images += rng.normal(0, 0.3, images.shape)
+    images += rng.normal(0, 0.4, images.shape)
     return torch.from_numpy((255 * images.clip(0, 1)).astype(np.uint8)), torch.from_numpy(labels)
 
 
@@ -418,14 +419,11 @@ GREY = (0.2989, 0.587, 0.114)
 BRIGHTNESS, CONTRAST, SATURATION, HUE, NOTHING = range(5)
 
 
-def per_channel(values, device):
-    return torch.tensor(values, device=device).view(1, 3, 1, 1)
-
-
 def normalise(images):
     """uint8 or [0, 1] float images (N, 3, 32, 32) -> float32 with CIFAR-10's mean and std, channels last for speed."""
     images = images / 255 if images.dtype == torch.uint8 else images
-    images = (images - per_channel(MEAN, images.device)) / per_channel(STD, images.device)
+    mean, std = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (MEAN, STD))
+    images = (images - mean) / std
     return images.contiguous(memory_format=torch.channels_last)
 
 
@@ -569,11 +567,10 @@ def recalibrate(model, images):
         m.momentum = value
 
 
-def features(model, images):
-    """(z (N, 128), trunk features (N, 4096)) of uint8 images (N, 3, 32, 32), evaluation mode, no augmentation."""
-    model.eval()
-    trunk = torch.cat([model.encoder.trunk(normalise(block)) for block in images.split(BLOCK)])
-    return model.encoder.head(trunk), trunk
+def features(model, images, kind):
+    """Features (N, d) of uint8 images (N, 3, 32, 32), evaluation mode, no augmentation: z, d = 128, or trunk, 4,096."""
+    network = model.eval().encoder if kind == "z" else model.eval().encoder.trunk
+    return torch.cat([network(normalise(block)) for block in images.split(BLOCK)])
 
 
 def knn_accuracy(train, train_labels, test, test_labels, k, t):
@@ -659,10 +656,8 @@ def evaluate(chain):
         row = batch_measures(*chain.predict(*chain.encode(*chain.last_views())), cfg.similarity)
         if cfg.bn == "recalibrated":
             recalibrate(model, fixed_subset(data.train, data.train_labels, min(RECALIBRATION, len(data.train)), 0)[0])
-        z_test, trunk_test = features(model, test)
-        z_bank, trunk_bank = features(model, bank)
-        row |= geometry(z_test)
-        bank, test = (z_bank, z_test) if cfg.knn_features == "z" else (trunk_bank, trunk_test)
+        test, bank = (features(model, images, cfg.knn_features) for images in (test, bank))
+        row |= geometry(test if cfg.knn_features == "z" else model.encoder.head(test))
         row["knn"] = knn_accuracy(bank, bank_labels, test, test_labels, cfg.knn_k, cfg.knn_t)
         mean = bank.mean(dim=0)
         row["knn_centered"] = knn_accuracy(bank - mean, bank_labels, test - mean, test_labels, cfg.knn_k, cfg.knn_t)
@@ -1074,6 +1069,8 @@ def duration(seconds):
 def pick_device(name):
     try:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        if device.type not in ("cpu", "cuda"):
+            raise ValueError("only cpu and cuda are supported")
         torch.randn(1, generator=torch.Generator(device), device=device)
     except Exception as error:  # an unknown name, no driver, no such number: many types
         raise BadInput(f"--device {name} cannot be used here ({one_line(error)[:80]}); try --device cpu") from None

@@ -1,8 +1,8 @@
 """The oracle of the energy (Equation 2) and of its gradient; how to point it at an implementation: test_sghmc.py.
 
 The right answers are computed in 60-digit decimals. The allowed errors are theorems, not choices. With u the unit
-roundoff, B pairs of rows of length d and k = 2 d + B + 16, a computed cosine is off by at most (2 d + 16) u (d in the dot
-product, d/2 + 2 in each norm, the rest for divisions and conversions) and the batch mean adds B u, so
+roundoff, B pairs of rows of length d and k = 2 d + B + 16, a computed cosine is off by at most (2 d + 16) u (d in the
+dot product, d/2 + 2 in each norm, the rest for divisions and conversions) and the batch mean adds B u, so
 |m' - m| <= k u <= t m with t = k u / m, and
 
     |U' - U| <= t / (1 - t) + k u |U|                      the logarithm of m (1 + t), and its own rounding
@@ -111,11 +111,15 @@ def gradient_bounds(impl, batch, right):
 
 
 def value(impl, batch, **similarity):
-    return Decimal(impl.energy(*batch.arrays(), **similarity))
+    U = Decimal(impl.energy(*batch.arrays(), **similarity))
+    assert not U.is_nan(), f"U is NaN: {batch}"
+    return U
 
 
 def gradient(impl, batch, stop_grad=False, **similarity):
-    return [decimals(g) for g in impl.energy_grad(*batch.arrays(), stop_grad, **similarity)]
+    grads = impl.energy_grad(*batch.arrays(), stop_grad, **similarity)
+    assert not any(np.isnan(g).any() for g in grads), f"a gradient is NaN: {grads}, stop_grad={stop_grad}, {batch}"
+    return [decimals(g) for g in grads]
 
 
 def within(got, want, bound, what, *inputs):
@@ -202,7 +206,8 @@ def test_energy_of_pythagorean_rows_is_the_logarithm_of_a_rational_number(impl, 
 
 @holds_for("energy", examples=1)
 def test_energy_of_the_worked_example_is_minus_log_2167_over_2210(impl, draw):
-    example = Batch(*map(np.array, ([[3.0, 4], [5, 12]], [[3.0, 4], [-5, 12]], [[8.0, 15], [3, -4]], [[5.0, 12], [8, 15]])))
+    p1, z1, p2, z2 = [[3, 4], [5, 12]], [[3, 4], [-5, 12]], [[8, 15], [3, -4]], [[5, 12], [8, 15]]
+    example = Batch(*(np.array(x, dtype=float) for x in (p1, z1, p2, z2)))
     assert truth(example).m.quantize(Decimal("1e-50")) == (Decimal(2167) / 2210).quantize(Decimal("1e-50"))
     assert_energy(impl, example)
 
@@ -231,7 +236,7 @@ def test_energy_is_zero_exactly_if_every_pair_is_collinear(impl, draw):
 @holds_for("energy")
 def test_scaling_rows_by_any_number_of_either_sign_changes_nothing(impl, draw):
     batch = replace(generic_batch())
-    far = draw.choice(-20, 20) if impl.ours else draw.choice(-6, 6)
+    far = draw.choice(-20, 20) if impl.ours else draw.choice(-5, 5)
     factor = draw.nonzero((3, 1), 3) * 10.0**far / 8
     scaled = replace(batch, p1=batch.p1 * factor, z1=batch.z1 * factor)
     assert_energy(impl, scaled)
@@ -280,7 +285,8 @@ def test_probabilities_of_two_batches_mix_in_proportion(impl, draw):
 @holds_for("energy")
 def test_one_pair_at_angle_t_beside_a_collinear_one_has_energy_minus_log_of_half_one_plus_cos_t(impl, draw):
     a, b = 2.0 ** -draw.integer(0, 30), draw.integer(1, 5)  # |cos t| down to 1e-9: nearly orthogonal rows
-    batch = Batch(np.array([[a, b]]), np.array([[1.0, 2.0]]), np.array([[-1.0, -2.0]]), np.array([[draw.choice(-2.0, 3.0), 0]]))
+    p1, z1, p2, z2 = [a, b], [1.0, 2.0], [-1.0, -2.0], [draw.choice(-2.0, 3.0), 0]
+    batch = Batch(*(np.array([x]) for x in (p1, z1, p2, z2)))
     cos_t = Decimal(a) / (Decimal(a) ** 2 + Decimal(b) ** 2).sqrt()
     right = SimpleNamespace(m=(cos_t + 1) / 2, U=-((cos_t + 1) / 2).ln())
     within(value(impl, batch), right.U, energy_bound(impl, batch, right), "anchor", batch)
@@ -340,7 +346,7 @@ def test_gradient_is_orthogonal_to_its_row(impl, draw):
     if right.m:
         bounds = gradient_bounds(impl, batch, right)
         for name, x, g, e in zip(NAMES, batch.arrays(), gradient(impl, batch), bounds, strict=True):
-            within(inner(g, decimals(x)), 0, (e * abs(decimals(x))).sum(axis=1), f"dU/d{name} . {name}", batch)
+            within(inner(g, decimals(x)), 0, e[:, 0] * abs(decimals(x)).sum(axis=1), f"dU/d{name} . {name}", batch)
 
 
 @holds_for("energy_grad")
@@ -350,9 +356,8 @@ def test_gradient_of_a_longer_row_is_shorter_in_proportion(impl, draw):
     scaled = replace(batch, p1=batch.p1 * factor)
     e, e_scaled = (gradient_bounds(impl, x, truth(x)) for x in (batch, scaled))
     g, g_scaled = gradient(impl, batch), gradient(impl, scaled)
-    within(g_scaled[0] * decimals(factor), g[0], e[0] + e_scaled[0] * abs(decimals(factor)), "grad(lambda P) lambda", scaled)
-    flip = decimals(np.sign(factor))
-    assert flip is not None
+    bound = e[0] + e_scaled[0] * abs(decimals(factor))
+    within(g_scaled[0] * decimals(factor), g[0], bound, "grad(lambda P) lambda", scaled)
     for i in (1, 2):
         within(g_scaled[i], g[i], e[i] + e_scaled[i], f"dU/d{NAMES[i]} when P1 is scaled", scaled)
 
@@ -394,7 +399,8 @@ def test_full_gradient_is_the_sum_of_those_with_either_side_held_fixed(impl, dra
         fixed_Z = gradient(impl, batch, stop_grad=True)
         z1, p1, z2, p2 = gradient(impl, Batch(batch.z1, batch.p1, batch.z2, batch.p2), stop_grad=True)
         sums = [a + b for a, b in zip(fixed_Z, (p1, z1, p2, z2), strict=True)]
-        for name, full, parts, e in zip(NAMES, gradient(impl, batch), sums, gradient_bounds(impl, batch, right), strict=True):
+        bounds = gradient_bounds(impl, batch, right)
+        for name, full, parts, e in zip(NAMES, gradient(impl, batch), sums, bounds, strict=True):
             within(full, parts, 2 * e, f"dU/d{name}", batch)
 
 
@@ -405,7 +411,8 @@ def test_without_predictor_the_stop_gradient_is_half_of_the_full_gradient(impl, 
     batch = replace(batch, z2=batch.p2)
     right = truth(batch)
     if right.m:
-        full, half, e = gradient(impl, batch), gradient(impl, batch, stop_grad=True), gradient_bounds(impl, batch, right)
+        full, half = gradient(impl, batch), gradient(impl, batch, stop_grad=True)
+        e = gradient_bounds(impl, batch, right)
         for i in (0, 2):  # p and z are one array: the full gradient is the sum of both
             within(full[i] + full[i + 1], 2 * half[i], 3 * e[i] + e[i + 1], "twice the stop-gradient", batch)
 
@@ -571,7 +578,7 @@ def test_gradient_is_the_complex_step_derivative_for_every_similarity(impl, simi
 def test_zero_rows_and_extreme_rows_give_finite_energies_and_gradients(impl, similarity):
     for far in (1e-20, 1.0, 1e18 if similarity == "l2" else 1e20):
         for holes in range(16):
-            b = generic_batch().map(lambda x: x * far)
+            b = Batch(*(x * far for x in generic_batch().arrays()))
             for name in (n for i, n in enumerate(NAMES) if holes >> i & 1):
                 getattr(b, name)[: 3 if holes % 3 == 0 else 1] = 0
             assert 0 <= value(impl, b, similarity=similarity) < Decimal("inf")

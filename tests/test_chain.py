@@ -75,6 +75,8 @@ def test_the_first_normal_alone_is_scaled_by_velocity_std(chain, monkeypatch):
     scaled = recorded_sample(chain(velocity_std=0.25), monkeypatch)["z"]
     assert torch.equal(scaled[0], 0.25 * plain[0])
     assert all(torch.equal(a, b) for a, b in zip(scaled[1:], plain[1:], strict=True))
+    rows = s.normals(0, 0, len(plain[0]))  # the draws that the oracle tests for independence
+    assert len(plain) == 4 and all(torch.equal(a, next(rows)) for a in plain)
 
 
 def test_velocity_std_is_in_units_of_phi_whatever_the_mass(chain, monkeypatch):
@@ -362,7 +364,7 @@ def test_an_evaluation_is_in_full_float32_whatever_the_precision_of_the_chain(ch
     torch.backends.cudnn.allow_tf32 = True
     with s.borrowed(c.model):
         assert not any(switch.allow_tf32 for switch in switches)
-        z, trunk = s.features(c.model, c.data.test)
+        z, trunk = (s.features(c.model, c.data.test, kind) for kind in ("z", "trunk"))
     assert z.dtype == trunk.dtype == torch.float32 and torch.backends.cudnn.allow_tf32
     for switch, value in zip(switches, before, strict=True):
         switch.allow_tf32 = value

@@ -84,6 +84,16 @@ def test_the_effective_rank_counts_equal_directions():
     assert s.geometry(z[:, :1] * torch.ones(1, 6))["effective_rank"] == pytest.approx(1, abs=1e-4)
 
 
+def test_the_features_are_z_or_what_enters_its_layer(pictures):
+    model, images = s.initial_network(0), s.load_data(str(pictures), "").test
+    with s.borrowed(model):
+        z, trunk = (s.features(model, images, kind) for kind in ("z", "trunk"))
+        assert z.shape == (12, 128) and trunk.shape == (12, 4096)
+        assert torch.equal(z, model.encoder.head(trunk))
+        alone = model.encoder(s.normalise(images[3:4]))
+    assert torch.allclose(z[3], alone[0], atol=1e-5)  # evaluation mode: an image's features do not depend on its batch
+
+
 SIMILARITIES = pytest.mark.parametrize("similarity", ["abscos", "cos", "l2"])
 
 
