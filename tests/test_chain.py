@@ -243,7 +243,8 @@ def test_sgd_is_torchs_optimiser_on_the_networks_own_parameters(chain, settings)
 
 
 def test_extra_predictor_steps_move_the_predictor_alone(chain, monkeypatch):
-    one, many = (chain(method="sgd", predictor_steps=k, warmup_epochs=0, momentum=0.0, weight_decay=0.0) for k in (1, 4))
+    still = {"warmup_epochs": 0, "momentum": 0.0, "weight_decay": 0.0}  # then no gradient means no move
+    one, many = (chain(method="sgd", predictor_steps=k, **still) for k in (1, 4))
     n = 1_651_392
     moved, step = [], torch.optim.SGD.step
     predictor = many.optimisers[1]
@@ -293,7 +294,8 @@ def test_the_energy_of_row_t_is_that_of_w_t_on_the_first_minibatch(run, pictures
     c = s.Chain(s.Config(batch_size=4, L=2, sg=False), s.load_data(str(pictures), ""), None, torch.device("cpu"))
     v1, v2 = c.views(1, 0)
     (p1, z1), (p2, z2) = model(v1), model(v2)
-    assert float(read(folder / "energy.csv")[1]["energy"]) == pytest.approx(float(s.energy(p1, z1, p2, z2, False).detach()), rel=1e-5)
+    U = float(s.energy(p1, z1, p2, z2, False).detach())
+    assert float(read(folder / "energy.csv")[1]["energy"]) == pytest.approx(U, rel=1e-5)
 
 
 def assert_same_run(one, two):
@@ -306,18 +308,19 @@ def assert_same_run(one, two):
         assert rows[0] == rows[1]
 
 
-METHODS = pytest.mark.parametrize(
-    "line", ["--no-sg --eps 0.01 --samples", "--no-sg --precision bf16 --batch-per sample --samples", "--method sgd --updates"]
+@pytest.mark.parametrize(
+    "line", [LINE, "--no-sg --precision bf16 --batch-per sample --samples", "--method sgd --updates"]
 )
-
-
-@METHODS
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run, line):
     whole, parts = run(f"{line} 4", "whole"), run(f"{line} 2", "parts")
     assert whole[0] == parts[0] == 0
     code, out, _, folder = run(f"{line} 4", "parts")
     assert code == 0 and "from step 2" in out
     assert_same_run(whole[3], folder)
+
+
+def test_the_same_command_gives_the_same_bits(run, chains):
+    assert_same_run(run(f"{LINE} 2")[3], chains[2])
 
 
 def test_a_finished_run_started_again_changes_nothing(run, begun):
@@ -327,23 +330,22 @@ def test_a_finished_run_started_again_changes_nothing(run, begun):
     assert {p: p.read_bytes() for p in begun.iterdir()} == before
 
 
-def test_a_chain_starts_from_a_checkpoint_of_either_method(run):
-    for name, line in (("chain", "--samples 2"), ("trained", "--method sgd --updates 2")):
-        _, _, _, folder = run(line, name)
-        for start in ("--samples 1", "--method sgd --updates 1"):
-            _, _, _, next_folder = run(f"{start} --keep-every 1 --init {folder}/checkpoint.pt", f"{name}{start[2:8]}")
-            first, last = read(next_folder / "metrics.csv")[0], read(folder / "metrics.csv")[-1]
-            assert [first[k] for k in ("knn", "center", "z_std")] == [last[k] for k in ("knn", "center", "z_std")]
-            assert first["distance"] == "0"
+def test_a_chain_starts_from_a_checkpoint_of_either_method(run, chains):
+    trained = run("--method sgd --updates 2", "trained")[3]
+    for start, line in ((chains[2], "--method sgd --updates 1"), (trained, "--samples 1")):
+        begun = run(f"{line} --init {start}/checkpoint.pt", f"after-{start.name}")[3]
+        first, last = read(begun / "metrics.csv")[0], read(start / "metrics.csv")[-1]
+        assert [first[k] for k in ("knn", "center", "z_std")] == [last[k] for k in ("knn", "center", "z_std")]
+        assert first["distance"] == "0" and first["step"] == "0"
 
 
-def test_kept_samples_load_as_the_network_they_were(run, chain):
-    _, _, _, folder = run("--no-sg --samples 4 --keep-every 2")
-    assert sorted(p.name for p in (folder / "samples").iterdir()) == ["2.pt", "4.pt"]
-    kept, final = s.load_model(folder / "samples/4.pt"), s.load_model(folder / "checkpoint.pt")
+def test_kept_samples_load_as_the_network_they_were(run):
+    _, _, _, folder = run("--no-sg --samples 2 --keep-every 1")
+    assert sorted(p.name for p in (folder / "samples").iterdir()) == ["1.pt", "2.pt"]
+    kept, final = s.load_model(folder / "samples/2.pt"), s.load_model(folder / "checkpoint.pt")
     x = torch.randn(4, 3, 32, 32)
     assert torch.equal(kept(x)[0], final(x)[0]) and not kept.training
-    assert not torch.equal(kept(x)[0], s.load_model(folder / "samples/2.pt")(x)[0])
+    assert not torch.equal(kept(x)[0], s.load_model(folder / "samples/1.pt")(x)[0])
 
 
 def test_an_evaluation_leaves_the_chain_alone(chain):

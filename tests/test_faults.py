@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -13,9 +14,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import LINE
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from conftest import LINE
 from test_chain import assert_same_run, read
 
 import simsiam_sghmc as s
@@ -102,7 +103,8 @@ def test_an_unusable_checkpoint_is_named_executes_nothing_and_stays(run, begun, 
 def test_a_config_that_cannot_be_compared_is_named_and_kept(run, begun, change):
     path = begun / "config.json"
     config = json.loads(path.read_text())
-    path.write_text({"version": json.dumps(config | {"version": 99}), "text": "{", "list": "[]", "nothing left": "{}"}[change])
+    changed = {"version": json.dumps(config | {"version": 99}), "text": "{", "list": "[]", "nothing left": "{}"}
+    path.write_text(changed[change])
     before = contents(begun)
     code, _, err, _ = run(f"{LINE} 4")
     assert code == 2 and contents(begun) == before
@@ -120,7 +122,8 @@ def test_results_without_a_config_are_not_overwritten(run, begun):
 @pytest.mark.parametrize(
     "other, key",
     [("--eps 0.02", "eps"), ("--seed 1", "seed"), ("--sg", "sg"), ("--batch-size 5", "batch_size"), ("--L 1", "L"),
-     ("--alpha 0.1", "alpha"), ("--mass 2", "mass"), ("--precision bf16", "precision"), ("--similarity cos", "similarity"),
+     ("--alpha 0.1", "alpha"), ("--mass 2", "mass"), ("--precision bf16", "precision"),
+     ("--similarity cos", "similarity"),
      ("--prior-std 1", "prior_std"), ("--method sgd", "method"), ("--velocity-std 0.5", "velocity_std")],
 )  # fmt: skip
 def test_another_chain_in_the_same_folder_is_refused_and_the_setting_named(run, begun, other, key):
@@ -131,16 +134,21 @@ def test_another_chain_in_the_same_folder_is_refused_and_the_setting_named(run, 
 
 
 def test_length_evaluation_and_paths_are_not_part_of_a_chain(run, begun):
-    code, _, _, folder = run(f"{LINE} 3 --eval-every 1 --knn-k 2 --checkpoint-every 1 --bn running --knn-features trunk")
+    other = "--eval-every 1 --knn-k 2 --checkpoint-every 1 --bn running --knn-features trunk"
+    code, _, _, folder = run(f"{LINE} 3 {other}")
     assert code == 0 and [r["step"] for r in read(folder / "metrics.csv")] == ["0", "2", "3"]
 
 
 # --------------------------------------------------------------------------------------------------- kills and signals
 
 
-def start(pictures, out, line):
+def start_arguments(pictures, out, line):
     argv = f"--batch-size 4 --knn-k 3 --L 2 --eval-every 3 --checkpoint-every 2 --data {pictures} --out {out} {line}"
-    command = [sys.executable, s.__file__, *argv.split()]
+    return argv.split()
+
+
+def start(pictures, out, line):
+    command = [sys.executable, s.__file__, *start_arguments(pictures, out, line)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -149,9 +157,9 @@ def wait_for_rows(path, count, process):
         time.sleep(0.01)
 
 
-def test_a_run_stopped_by_signals_and_killed_goes_on_to_the_same_end(pictures, tmp_path, run):
+def test_a_run_stopped_by_a_signal_and_killed_goes_on_to_the_same_end(pictures, tmp_path, run):
     folder, rows = tmp_path / "parts", 0
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+    for number in (signal.SIGTERM, signal.SIGKILL):
         process = start(pictures, folder, f"{LINE} 100000")
         wait_for_rows(folder / "energy.csv", rows + 1, process)
         process.send_signal(number)
@@ -188,27 +196,66 @@ def assert_evaluated_alike(one, two):
     assert drop[0] == drop[1]
 
 
+def finish(pictures, folder, line):
+    assert start(pictures, folder, line).wait(300) == 0
+
+
+KINDS = {
+    "sghmc": f"{LINE} 12",
+    "sghmc in bf16 from a checkpoint": f"--init {{init}} --precision bf16 {LINE} 12",
+    "sgd": "--method sgd --updates 12",
+    "sgd in bf16 from a checkpoint": "--init {init} --method sgd --precision bf16 --updates 12",
+}
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("line", [f"{LINE}", "--method sgd --precision bf16 --updates"])
-def test_twenty_kills_at_random_moments_change_nothing(pictures, tmp_path, line, run):
+@pytest.mark.parametrize("kind", KINDS)
+def test_twenty_kills_at_random_moments_change_nothing(pictures, tmp_path, chains, kind):
+    line = KINDS[kind].format(init=chains[2] / "checkpoint.pt").replace(" 12", " 60")
     rng = torch.Generator().manual_seed(0)
     for _ in range(20):
-        process = start(pictures, tmp_path / "parts", f"{line} 60")
-        begun = time.monotonic()
+        process = start(pictures, tmp_path / "parts", line)
         while process.poll() is None and not (tmp_path / "parts/energy.csv").exists():
             time.sleep(0.01)
-        time.sleep(3 + 3 * float(torch.rand((), generator=rng)))
+        time.sleep(2 + 3 * float(torch.rand((), generator=rng)))  # importing torch takes about two seconds of these
         process.kill()
         process.communicate()
-        assert time.monotonic() - begun < 120
-    for out in ("parts", "whole"):
-        finished = start(pictures, tmp_path / out, f"{line} 60")
-        assert finished.wait(300) == 0
+    finish(pictures, tmp_path / "parts", line)
+    finish(pictures, tmp_path / "whole", line)
+    assert_evaluated_alike(tmp_path / "whole", tmp_path / "parts")
+
+
+KILLED_WHILE_WRITING = """
+import os, signal, sys
+import simsiam_sghmc
+left, tear, fsync = [int(sys.argv[1])], int(sys.argv[2]), os.fsync
+def torn(descriptor):
+    fsync(descriptor)
+    left[0] -= 1
+    if left[0] == 0:
+        os.ftruncate(descriptor, max(os.fstat(descriptor).st_size - tear, 0))
+        os.kill(os.getpid(), signal.SIGKILL)
+os.fsync = torn
+sys.exit(simsiam_sghmc.main(sys.argv[3:]))
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kill_in_the_middle_of_each_kind_of_write_changes_nothing(pictures, tmp_path, chains, kind):
+    line = KINDS[kind].format(init=chains[2] / "checkpoint.pt")
+    argv = start_arguments(pictures, tmp_path / "parts", line)
+    for write in range(1, 12):  # config, tables on opening, row 0, energies, checkpoint, ... of a run that goes on
+        command = [sys.executable, "-c", KILLED_WHILE_WRITING, str(write), str(5 * (write % 2)), *argv]
+        assert subprocess.run(command, capture_output=True, cwd=Path(s.__file__).parent).returncode in (-9, 0)
+    finish(pictures, tmp_path / "parts", line)
+    finish(pictures, tmp_path / "whole", line)
     assert_evaluated_alike(tmp_path / "whole", tmp_path / "parts")
 
 
 def test_a_second_process_on_the_same_folder_is_refused(run, begun):
-    script = "import fcntl, sys, time; f = open(sys.argv[1], 'a'); fcntl.flock(f, fcntl.LOCK_EX); print(1, flush=True); time.sleep(60)"
+    script = "import fcntl, sys, time; f = open(sys.argv[1], 'a'); fcntl.flock(f, fcntl.LOCK_EX); "
+    script += "print(1, flush=True); time.sleep(60)"
     other = subprocess.Popen([sys.executable, "-c", script, str(begun / ".lock")], stdout=subprocess.PIPE)
     other.stdout.readline()
     before = contents(begun)
@@ -237,7 +284,7 @@ def full_disk_after(monkeypatch, writes, name):
     monkeypatch.setattr(os, "fsync", fsync)
 
 
-@pytest.mark.parametrize("name, writes", [("checkpoint.pt", 0), ("metrics.csv", 1), ("energy.csv", 1), ("energy.csv", 0)])
+@pytest.mark.parametrize("name, writes", [("checkpoint.pt", 0), ("metrics.csv", 1), ("energy.csv", 1)])
 def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(run, begun, chains, monkeypatch, name, writes):
     full_disk_after(monkeypatch, writes, name)  # the tables are also written, cut back, on opening
     code, _, err, _ = run(f"{LINE} 4")
@@ -250,9 +297,27 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(run, begun, ch
     assert_same_run(chains[4], begun)
 
 
-@pytest.mark.parametrize(
-    "line, word", [("--no-sg --eps 1e30 --samples 50", "--eps"), ("--method sgd --lr 1e30 --warmup-epochs 0 --updates 9", "--lr")]
-)
+def test_a_file_size_limit_is_reported_as_a_full_disk_is(run, begun, chains):
+    """A real failure of write(), where full_disk_after imitates one."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+        code, _, err, _ = run(f"{LINE} 4")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert code == 3
+    one_line(err, "too large", "same command")
+    assert torch.load(begun / "checkpoint.pt", weights_only=True)["step"] == 2
+    assert run(f"{LINE} 4")[0] == 0
+    assert_same_run(chains[4], begun)
+
+
+SGD_DIVERGES = "--method sgd --lr 1e30 --warmup-epochs 0 --updates 9"
+
+
+@pytest.mark.parametrize("line, word", [("--no-sg --eps 1e30 --samples 50", "--eps"), (SGD_DIVERGES, "--lr")])
 def test_a_diverging_run_stops_where_it_diverges_with_the_last_good_state(run, line, word):
     code, _, err, folder = run(line)
     assert code == 3
@@ -264,22 +329,30 @@ def test_a_diverging_run_stops_where_it_diverges_with_the_last_good_state(run, l
 # ------------------------------------------------------------------------------------------------------------ bad input
 
 
-POSITIVE = ("0", "-1", "nan", "inf", "x")
+BAD_VALUES = """
+    --eps --mass --velocity-std --prior-std --lr --predictor-lr-mult   : 0 -1 nan inf x
+    --alpha --momentum                                                 : -0.1 1 nan inf x
+    --energy-scale --weight-decay                                      : -1 nan inf x
+    --knn-t                                                            : 0 -1 nan x
+    --L --samples --epochs --updates --knn-k --eval-every              : 0 -3 1.5 x
+    --knn-train --knn-test --checkpoint-every --predictor-steps        : 0 1.5
+    --warmup-epochs --seed --keep-every                                : -1 x
+    --batch-size                                                       : 0 1 -4 x 25
+    --knn-k --knn-train                                                : 25
+    --knn-test                                                         : 13
+    --method --similarity --batch-per --precision --bn --knn-features  : other
+    --device                                                           : tpu cuda:99 meta
+    --init                                                             : /no/such/file.pt /
+    --sg --epsilon --ep                                                : yes
+"""
 BAD_FLAGS = [
-    *(("--eps", v) for v in POSITIVE), *(("--mass", v) for v in POSITIVE), *(("--velocity-std", v) for v in POSITIVE),
-    *(("--prior-std", v) for v in POSITIVE), *(("--lr", v) for v in POSITIVE), *(("--predictor-lr-mult", v) for v in POSITIVE),
-    *(("--alpha", v) for v in ("-0.1", "1", "nan", "inf", "x")), *(("--momentum", v) for v in ("-0.1", "1", "nan")),
-    *(("--energy-scale", v) for v in ("-1", "nan", "inf")), *(("--weight-decay", v) for v in ("-1", "nan", "inf")),
-    *(("--knn-t", v) for v in ("0", "-1", "nan")),
-    *((f, v) for f in ("--L", "--samples", "--epochs", "--updates", "--knn-k", "--eval-every") for v in ("0", "-3", "1.5", "x")),
-    *((f, "0") for f in ("--knn-train", "--knn-test", "--checkpoint-every", "--predictor-steps")),
-    *((f, "-1") for f in ("--warmup-epochs", "--seed", "--keep-every")),
-    *(("--batch-size", v) for v in ("0", "1", "-4", "25", "x")), ("--knn-k", "25"), ("--knn-train", "25"), ("--knn-test", "13"),
-    ("--knn-k", "4 --knn-train 3"), ("--warmup-epochs", "5 --epochs 5 --method sgd"),
-    ("--method", "adam"), ("--similarity", "dot"), ("--batch-per", "epoch"), ("--precision", "fp16"), ("--bn", "frozen"),
-    ("--knn-features", "p"), ("--device", "tpu"), ("--device", "cuda:99"), ("--device", "meta"), ("--device", ""),
-    ("--sg", "yes"), ("--epsilon", "1"), ("--ep", "1"), ("--init", "/no/such/file.pt"), ("--init", "/"), ("--eps", ""),
-]  # fmt: skip
+    (name, value)
+    for names, values in (line.split(" : ") for line in BAD_VALUES.strip().splitlines())
+    for name in names.split()
+    for value in values.split()
+]
+BAD_FLAGS += [("--knn-k", "4 --knn-train 3"), ("--warmup-epochs", "5 --epochs 5 --method sgd")]
+BAD_FLAGS += [("--eps", ""), ("--device", "")]
 
 
 @pytest.mark.parametrize("name, value", BAD_FLAGS, ids=lambda v: v or "empty")
@@ -298,11 +371,13 @@ def picture(path, size=(32, 32)):
     Image.new("RGB", size).save(path)
 
 
+BAD_FOLDERS = ["absent", "empty", "a file", "only train", "one class", "empty class", "other classes", "no images"]
+BAD_FOLDERS += ["torn image"]
+
+
 def bad_folders(root):
     """{what: folder with images that cannot be used}."""
-    folders = {what: root / what.replace(" ", "-") for what in (
-        "absent", "empty", "a file", "only train", "one class", "empty class", "other classes", "no images", "torn image",
-    )}  # fmt: skip
+    folders = {what: root / what.replace(" ", "-") for what in BAD_FOLDERS}
     for what, folder in folders.items():
         if what in ("absent", "a file"):
             continue
@@ -326,9 +401,7 @@ def bad_folders(root):
     return folders
 
 
-@pytest.mark.parametrize(
-    "what", ["absent", "empty", "a file", "only train", "one class", "empty class", "other classes", "no images", "torn image"]
-)
+@pytest.mark.parametrize("what", BAD_FOLDERS)
 def test_a_bad_data_folder_is_one_line_that_names_it(what, tmp_path, capfd):
     folder = bad_folders(tmp_path / "data")[what]
     before = contents(tmp_path)
@@ -348,7 +421,7 @@ def test_an_out_that_cannot_be_a_folder_is_one_line(what, run, tmp_path):
 
 
 FLAGS = [f for f in s.fields(s.Config) if f.name not in ("data_dir", "out", "data", "samples", "updates")]
-VALUES = st.sampled_from(["0", "1", "2", "-1", "0.5", "nan", "inf", "1e-300", "1e300", "x", "", "9" * 30, "cos", "sgd", "bf16"])
+VALUES = st.sampled_from("0 1 2 -1 0.5 nan inf 1e-300 1e300 x cos sgd bf16".split() + ["", "9" * 30])
 
 
 @settings(max_examples=60)
@@ -391,17 +464,25 @@ def test_the_default_folder_is_named_by_what_differs_from_the_defaults():
         assert s.default_folder(s.parse(line.split())[0]) == Path("runs") / name
 
 
-def test_a_setting_of_the_other_method_is_noted(run):
-    _, out, err, _ = run("--samples 1 --lr 0.1")
+def test_a_setting_of_the_other_method_is_noted(run, begun):
+    _, out, err, _ = run(f"{LINE} 2 --lr 0.1")
     assert "does not use --lr" in out and err == ""
 
 
-def test_a_chain_with_stop_gradient_says_that_it_samples_no_posterior(run):
-    assert "no posterior" in run("--samples 1")[1]
-    assert "no posterior" not in run("--no-sg --samples 1", "other")[1]
+def test_the_opening_states_the_cost_and_that_a_stop_gradient_chain_samples_no_posterior(pictures):
+    data = s.load_data(str(pictures), "")
+    for line, words in (
+        ("", "50,000 steps = 250,000 gradients"),
+        ("--L 5 --batch-per sample --no-sg", "50,000 steps = 250,000 gradients"),
+        ("--energy-scale 0", "= 0 gradients"),
+        ("--method sgd --epochs 11", "66 steps = 66 gradients"),
+    ):
+        cfg = s.parse(["--batch-size", "4", *line.split()])[0]
+        text = s.opening(cfg, s.Chain(cfg, data, None, torch.device("cpu")))
+        assert words in text and ("no posterior" in text) == (cfg.sg and cfg.method == "sghmc")
 
 
-def test_a_log_file_has_no_control_characters_and_the_summary_names_verdict_and_folder(run):
-    _, out, _, folder = run(f"{LINE} 4")
+def test_a_log_file_has_no_control_characters_and_the_summary_names_verdict_and_folder(run, begun):
+    _, out, _, folder = run(f"{LINE} 5")
     assert re.search(r"[\x00-\x09\x0b-\x1f]", out) is None
     assert f"{folder}/" in out and "collapsed: " in out and "left" in out

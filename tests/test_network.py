@@ -21,9 +21,10 @@ def test_the_layers_come_in_the_order_of_appendix_a2():
     assert [type(m) for m in model.encoder.trunk] == 3 * convolution + [nn.Flatten]
     assert [type(m) for m in model.encoder.head] == [nn.Linear, nn.ReLU]
     assert [type(m) for m in model.predictor] == [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear]
-    channels = [(m.in_channels, m.out_channels, m.kernel_size, m.padding) for m in model.modules() if isinstance(m, nn.Conv2d)]
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     sizes = [(3, 32), (32, 64), (64, 128), (128, 128), (128, 256), (256, 256)]
-    assert channels == [(i, o, (3, 3), (1, 1)) for i, o in sizes]
+    assert [(m.in_channels, m.out_channels) for m in convolutions] == sizes
+    assert {(m.kernel_size, m.padding, m.stride) for m in convolutions} == {((3, 3), (1, 1), (1, 1))}
 
 
 def test_an_image_becomes_4096_trunk_features_and_128_numbers_that_are_not_negative():
@@ -66,5 +67,5 @@ def test_the_initial_network_is_a_function_of_the_seed_and_leaves_the_global_gen
 def test_no_two_of_fifty_thousand_samples_share_a_generator():
     states = {s.generator(0, "noise", t).initial_seed() % 2**32 for t in range(50_000)}
     assert len(states) == 50_000
-    others = [s.generator(*a).initial_seed() for a in [(0, "noise", 0), (1, "noise", 0), (0, "minibatch", 0), (0, "noise", 0, 1)]]
-    assert len(set(others)) == 4
+    draws = [(0, "noise", 0), (1, "noise", 0), (0, "minibatch", 0), (0, "noise", 0, 1)]
+    assert len({s.generator(*draw).initial_seed() for draw in draws}) == 4
