@@ -137,7 +137,7 @@ add() { # appends to runs (a quoted command each), outs (its folder) and inits (
         words=("$PYTHON" "$here/simsiam_sghmc.py" "${@//\{seed\}/$seed}" --seed "$seed" --out "$OUT/${name}seed$seed")
         words+=("${flags[@]}") init=
         for i in "${!words[@]}"; do [[ ${words[i]} != --init ]] || init=${words[i + 1]}; done
-        line=$(printf '%q ' "${words[@]}")
+        printf -v line '%q ' "${words[@]}"
         runs+=("${line% }") outs+=("$OUT/${name}seed$seed") inits+=("$init")
     done
 }

@@ -134,6 +134,15 @@ def test_for_cos_the_information_is_log_b_minus_the_cross_entropy_of_matching():
     assert mi == pytest.approx(math.log(16) - float(cross_entropy), abs=1e-5)
 
 
+@pytest.mark.parametrize("similarity, constant", [("cos", 1.0), ("l2", 0.0)])
+def test_the_negative_log_likelihood_is_the_energy_up_to_a_constant(similarity, constant):
+    g = torch.Generator().manual_seed(2)
+    p1, z1, p2, z2 = (torch.randn(12, 6, generator=g) for _ in range(4))
+    mi, entropy = s.information(p1, z1, p2, z2, similarity)
+    U = float(s.energy(p1, z1, p2, z2, False, similarity))
+    assert entropy - mi == pytest.approx(U - constant, abs=1e-5)  # D = -log Q + constant: the Note's first step
+
+
 @SIMILARITIES
 def test_zero_rows_give_numbers_not_nan(similarity):
     x = torch.randn(8, 4)

@@ -3,8 +3,10 @@
 import collections
 import os
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,18 +19,19 @@ import os, signal, sys, time
 a = sys.argv[1:]
 if a[0] == "-c":
     sys.exit("matplotlib" in a[1])
-out, cwd = a[a.index("--out") + 1], os.getcwd()
-signal.signal(signal.SIGTERM, lambda *_: (print("saved", flush=True), time.sleep(0.3), sys.exit(143)))
+out = a[a.index("--out") + 1]
+signal.signal(signal.SIGTERM, lambda *_: (open("saved", "a").write(out + "\\n"), sys.exit(143)))
 os.makedirs(out, exist_ok=True)
 print("step 3 of 10, 0.5 s per step, 4 s left", flush=True)
 with open("calls", "a") as file:
     file.write(f"{{time.time()}} {{out}}\\n")
-if "--slow" in os.environ.get("STUB", "") and os.environ["STUB"].split("=")[1] in out:
+if os.environ.get("SLOW", "--") in out:
     open(out + "/checkpoint.pt", "w").write("half")
     time.sleep(60)
 time.sleep(float(os.environ.get("NAP", "0")))
-if os.environ.get("STUB", "--") in out:
-    sys.exit("stub: no such luck")
+if os.environ.get("FAIL", "--") in out:
+    print("stub: no such luck", file=sys.stderr)
+    sys.exit(3)
 open(out + "/checkpoint.pt", "w").write("whole")
 print("done: collapsed: no\\ntables and checkpoint are in " + out)
 """
@@ -42,7 +45,7 @@ class Grid:
         stub = folder / "stub"
         stub.write_text(STUB.format(python=sys.executable))
         stub.chmod(0o755)
-        names = ("OUT", "SEEDS", "JOBS", "SLURM_ARRAY_TASK_ID", "STUB", "NAP")
+        names = ("OUT", "SEEDS", "JOBS", "SLURM_ARRAY_TASK_ID")
         self.environment = {k: v for k, v in os.environ.items() if k not in names} | {"PYTHON": str(stub)}
 
     def start(self, line="", **environment):
@@ -153,13 +156,182 @@ def test_figure_5_runs_five_scenarios_and_the_cosine_loss(grid):
     }
 
 
-STAR = {
-    (0, 1e-3, None, False, "kick"),
-    (1, 1e-3, None, False, "kick"),
-    (1e3, 1e-3, None, False, "kick"),
-    (5e4, 1e-3, None, False, "kick"),
-    (5e4, pytest.approx(1e-3 / 5e4**0.5, rel=1e-6), None, False, "kick"),
-    (5e4, 1e-3, 0.1, False, "kick"),
-    (5e4, 1e-3, None, True, "kick"),
-    (1, 1e-3, None, False, "sample"),
-} if False else None
+def test_controls_change_one_factor_at_a_time_on_three_seeds(grid):
+    configs = grid.configs("controls")
+    star = [
+        (0, 1e-3, None, False, "kick"),
+        (1, 1e-3, None, False, "kick"),
+        (1e3, 1e-3, None, False, "kick"),
+        (5e4, 1e-3, None, False, "kick"),
+        (5e4, 4.47213595e-6, None, False, "kick"),  # 1e-3 / sqrt(5e4)
+        (5e4, 1e-3, 0.1, False, "kick"),
+        (5e4, 1e-3, None, True, "kick"),
+        (1, 1e-3, None, False, "sample"),
+    ]
+    names = "energy_scale eps prior_std sg batch_per seed".split()
+    assert settings(configs, *names) == {(*point, seed) for point in star for seed in (0, 1, 2)}
+    assert {(cfg.L, cfg.method, cfg.alpha, cfg.mass) for cfg in configs} == {(3, "sghmc", 0.01, 1)}
+    assert abs(4.47213595e-6 * 5e4**0.5 - 1e-3) < 1e-11
+
+
+def test_the_note_varies_similarity_stop_gradient_and_predictor_steps(grid):
+    varied = {(s, sg, k) for s in ("abscos", "cos", "l2") for sg in (True, False) for k in (1, 5)}
+    configs = grid.configs("note")
+    assert settings(configs, "similarity", "sg", "predictor_steps") == varied
+    assert {(cfg.method, cfg.batch_size, cfg.precision) for cfg in configs} == {("sgd", 64, "bf16")}
+
+
+def test_cpu_covers_every_figure_at_one_small_scale(grid):
+    configs = grid.configs("cpu")
+    counts = collections.Counter(Path(cfg.out).parent.name for cfg in configs)
+    assert counts == {"fig1": 20, "null": 12, "fig2a": 6, "fig2b": 6, "fig4": 16, "fig5": 12, "controls": 24}
+    scale = {(cfg.batch_size, cfg.precision, cfg.knn_train, cfg.knn_test) for cfg in configs}
+    assert scale == {(64, "bf16", 5000, 2000)}
+    made = [cfg.out for cfg in configs]
+    for place, cfg in enumerate(configs):
+        assert not cfg.init or made.index(cfg.init.removesuffix("/checkpoint.pt")) < place
+    assert settings(grid.configs("cpu", SEEDS="7"), "out") and {c.seed for c in grid.configs("cpu", SEEDS="7")} == {7}
+
+
+def test_all_is_every_target_but_cpu_with_starts_before_what_needs_them(grid):
+    lines = [words[-1] for words in grid.list("all")]
+    parts = [target for target in LINES if target not in ("cpu", "all")]
+    assert sorted(lines) == sorted(words[-1] for target in parts for words in grid.list(target))
+    assert lines[0] == "runs/pretrain/seed0"
+
+
+def test_seeds_and_out_name_the_folders(grid):
+    lines = grid.list("fig5", SEEDS="4 11", OUT="a b/c")
+    assert [words[-3:] for words in lines[:2]] == [[s, "--out", f"a b/c/fig5/all-tricks_seed{s}"] for s in ("4", "11")]
+    assert len(lines) == 12
+
+
+def test_flags_win_over_those_of_the_target(grid):
+    configs = grid.configs("fig1 --samples 7 --data 'my pictures' --batch-size=8")
+    assert {(cfg.samples, cfg.data, cfg.batch_size) for cfg in configs} == {(7, "my pictures", 8)}
+    assert [words[-1] for words in grid.list("--samples 7")] == ["7"] * 16  # the default target
+
+
+def test_an_array_task_takes_one_line(grid):
+    assert grid.list("fig4", SLURM_ARRAY_TASK_ID="15") == grid.list("fig4")[15:]
+    code, out, err = grid("fig4", SLURM_ARRAY_TASK_ID="3")
+    assert code == 0 and grid.calls() == [grid.list("fig4")[3][-1]]
+    assert "tools/figures.py runs --out runs/figures" in out
+
+
+def test_the_cost_is_said_first_and_hours_after_the_first_gradients(grid):
+    code, out, err = grid("fig2b --init start.pt", JOBS="2", NAP="0.5")
+    assert (code, err) == (2, "run_grid: fig2b needs start.pt of a finished: bash run_grid.sh pretrain\n")
+    (grid.folder / "start.pt").write_text("x")
+    code, out, err = grid("fig2b --init start.pt", JOBS="2", NAP="0.5")
+    first, second, *_ = out.splitlines()
+    assert first.startswith("fig2b: 6 runs, 0 of them finished; to do: 450,000 gradients, 90,000 samples or updates")
+    assert second == "0.1 s per gradient: about 6.2 hours for all, evaluations apart"  # 450,000 x 0.1 s / 2 jobs
+
+
+@pytest.mark.parametrize(
+    "line, gradients",
+    [
+        ("", "3,600,000"),  # 4 eps x 50,000 samples x (1 + 3 + 5 + 9)
+        ("fig1 --batch-per sample --samples 10", "440"),  # 4 x 10 x (1 + 2 + 3 + 5)
+        ("null", "0"),
+        ("pretrain", "77,600"),  # 800 epochs of 97 updates
+        ("pretrain --batch-size 64 --epochs 2", "1,562"),
+        ("fig5", "232,800"),
+    ],
+)
+def test_gradients_are_counted_as_the_program_counts_them(grid, line, gradients):
+    assert f"to do: {gradients} gradients" in grid(line, JOBS="16")[1].splitlines()[0]
+
+
+def test_finished_runs_are_skipped_and_others_started_again(grid):
+    assert grid("fig5", JOBS="6")[0] == 0
+    assert len(grid.calls()) == 6
+    code, out, _ = grid("fig5", JOBS="6")
+    assert code == 0 and grid.calls() == [] and out.startswith("fig5: 6 runs, 6 of them finished; to do: 0 gradients")
+    (grid.folder / "runs/fig5/no-sg_seed0/checkpoint.pt").unlink()  # the result is gone, whatever the log says
+    assert grid("fig5", JOBS="6")[0] == 0 and grid.calls() == ["runs/fig5/no-sg_seed0"]
+    assert grid("fig5 --updates 50000", JOBS="6")[0] == 0 and len(grid.calls()) == 6  # longer is not finished
+
+
+def test_a_failing_run_stops_no_other_and_is_named_at_the_end(grid):
+    code, out, err = grid("fig1", FAIL="eps1e-2", JOBS="16")
+    assert code == 1 and len(grid.calls()) == 16
+    assert err.splitlines()[0] == "failed: runs/fig1/L1_eps1e-2_seed0: exit code 3, stub: no such luck"
+    assert "4 of 16 failed" in err.splitlines()[-1] and len(err.splitlines()) == 5
+    assert "stub: no such luck" in (grid.folder / "runs/fig1/L1_eps1e-2_seed0.log").read_text()
+    assert grid("fig1", JOBS="16")[0] == 0 and len(grid.calls()) == 4
+
+
+def test_jobs_run_at_the_same_time_but_not_more(grid):
+    began = time.monotonic()
+    assert grid("fig2a --init stub", JOBS="1", NAP="0.6")[0] == 0
+    alone = time.monotonic() - began
+    began = time.monotonic()
+    assert grid("fig2a --init stub", JOBS="2", NAP="0.6", OUT="again")[0] == 0
+    assert alone > 1.2 and time.monotonic() - began < alone - 0.3
+
+
+def test_a_run_waits_for_the_start_it_needs(grid):
+    code, out, _ = grid("cpu", SEEDS="0", JOBS="60", NAP="0.1")
+    done = [line.split()[1] for line in out.splitlines() if line.startswith("done")]
+    start = "runs/cpu/fig5/cosine-loss_seed0"
+    assert code == 0 and len(done) == 52
+    assert all(done.index(start) < done.index(path) for path in done if "fig2" in path)
+    code, _, err = grid("cpu", SEEDS="0", JOBS="60", OUT="other", FAIL="cosine-loss")
+    assert code == 1 and err.count("its start other/cpu/fig5/cosine-loss_seed0/checkpoint.pt is not there") == 8
+
+
+def test_figure_2_wants_a_finished_pretraining(grid):
+    for target in ("fig2a", "fig2b"):
+        code, out, err = grid(target)
+        want = f"run_grid: {target} needs runs/pretrain/seed0/checkpoint.pt of a finished: bash run_grid.sh pretrain\n"
+        assert (code, out, err) == (2, "", want)
+    half = grid.folder / "runs/pretrain/seed0"
+    half.mkdir(parents=True)
+    (half / "checkpoint.pt").write_text("half")
+    (half.parent / "seed0.log").write_text("step 3 of 77,600\n")
+    assert grid("fig2a")[0] == 2
+    assert grid("pretrain")[0] == 0 and grid("fig2a")[0] == 0
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_all_runs_once_and_the_same_command_goes_on(grid, number, code):
+    process = grid.start("fig5", JOBS="3", SLOW="no-")
+    until = time.monotonic() + 20
+    while len(list(grid.folder.glob("runs/fig5/no-*/checkpoint.pt"))) < 3 and time.monotonic() < until:
+        time.sleep(0.05)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == code and err == "" and out.count("stopped runs/fig5/no-") == 3
+    assert len((grid.folder / "saved").read_text().splitlines()) == 3
+    begun = grid.calls()
+    assert grid("fig5", JOBS="6")[0] == 0
+    assert sorted(begun + grid.calls()) == sorted([words[-1] for words in grid.list("fig5")] + [
+        path for path in begun if "no-" in path])  # fmt: skip
+
+
+def test_bad_input_is_one_line_and_exit_code_2(grid):
+    for line, environment, word in (
+        ("fig7", {}, "no target 'fig7'"),
+        ("", {"JOBS": "0"}, "JOBS"),
+        ("", {"SEEDS": "1,2"}, "SEEDS"),
+        ("--out here", {}, "OUT="),
+        ("--seed 3", {}, "SEEDS="),
+        ("", {"SLURM_ARRAY_TASK_ID": "16"}, "lines 0 to 15"),
+        ("", {"PYTHON": "no-such-python"}, "PYTHON="),
+    ):
+        code, out, err = grid(line, **environment)
+        assert (code, out) == (2, "") and err.startswith("run_grid: ") and err.count("\n") == 1 and word in err
+    code, out, err = grid("fig1 --sampels 3", PYTHON=sys.executable)  # the program's own words
+    assert (code, out) == (2, "") and err.startswith("run_grid: unrecognized arguments: --sampels 3 (")
+    assert err.count("\n") == 1
+    assert not (grid.folder / "runs").exists()
+
+
+def test_the_program_itself_runs_through_the_grid(grid, pictures):
+    line = f"fig5 --data '{pictures}' --batch-size 4 --knn-k 3 --updates 2 --eval-every 1"
+    code, out, err = grid(line, SLURM_ARRAY_TASK_ID="4", PYTHON=sys.executable, OUT="a b")
+    assert (code, err) == (0, "") and "done    a b/fig5/no-sg_seed0" in out
+    assert (grid.folder / "a b/fig5/no-sg_seed0/metrics.csv").read_text().count("\n") == 4
+    assert (grid.folder / "a b/fig5/no-sg_seed0.log").read_text().splitlines()[-1].startswith("finished: ")
