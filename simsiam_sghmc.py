@@ -1169,7 +1169,7 @@ def main(argv=None):
             Run(cfg).go(signals)
         return 0
     except (BadInput, RunStopped) as error:
-        code, message = error.code, error
+        code, message = error.code, str(error)  # the exception itself would keep the run, and with it the lock
     except torch.OutOfMemoryError as error:
         code, message = 3, f"out of memory ({one_line(error)[:80]}); give a smaller --batch-size"
     except OSError as error:  # disk full, folder gone: write_whole left the last checkpoint as it was

@@ -308,10 +308,14 @@ def assert_same_run(one, two):
         assert rows[0] == rows[1]
 
 
-@pytest.mark.parametrize(
-    "line", [LINE, "--no-sg --precision bf16 --batch-per sample --samples", "--method sgd --updates"]
-)
-def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run, line):
+def test_a_resumed_chain_is_the_uninterrupted_one_bit_for_bit(run, begun, chains):
+    code, out, _, folder = run(f"{LINE} 4")
+    assert code == 0 and "from step 2" in out
+    assert_same_run(chains[4], folder)
+
+
+@pytest.mark.parametrize("line", ["--no-sg --L 1 --precision bf16 --batch-per sample --samples", "--method sgd --updates"])
+def test_so_is_one_in_bf16_and_one_by_sgd(run, line):
     whole, parts = run(f"{line} 4", "whole"), run(f"{line} 2", "parts")
     assert whole[0] == parts[0] == 0
     code, out, _, folder = run(f"{line} 4", "parts")

@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -157,25 +158,30 @@ def wait_for_rows(path, count, process):
         time.sleep(0.01)
 
 
-def test_a_run_stopped_by_a_signal_and_killed_goes_on_to_the_same_end(pictures, tmp_path, run):
-    folder, rows = tmp_path / "parts", 0
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        process = start(pictures, folder, f"{LINE} 100000")
-        wait_for_rows(folder / "energy.csv", rows + 1, process)
-        process.send_signal(number)
-        _, err = process.communicate(timeout=60)
-        if number == signal.SIGKILL:
-            assert process.returncode == -9
-        else:
-            assert process.returncode == 128 + number
-            one_line(err, "saved at step", "same command")
-        step = torch.load(folder / "checkpoint.pt", weights_only=True)["step"]
-        assert step > rows or number == signal.SIGKILL
-        rows = step
-    length = f"--samples {-(-(step + 1) // 3) * 3}"  # a multiple of --eval-every: both runs evaluate at the same steps
+def test_a_killed_run_goes_on_to_the_same_end(pictures, tmp_path, chains, run):
+    process = start(pictures, tmp_path / "parts", f"{LINE} 100000 --eval-every 2")
+    wait_for_rows(tmp_path / "parts/energy.csv", 4, process)  # the rows come before their checkpoint
+    process.kill()
+    process.communicate(timeout=60)
+    step = torch.load(tmp_path / "parts/checkpoint.pt", weights_only=True)["step"]
+    assert process.returncode == -9 and step >= 2
+    length = f"{LINE} {step + 2 - step % 2}"  # a multiple of --eval-every: both runs evaluate at the same steps
+    shutil.copytree(chains[2], tmp_path / "whole")
     for out in ("parts", "whole"):
-        assert run(f"--no-sg --eps 0.01 --eval-every 3 {length}", out)[0] == 0
-    assert_evaluated_alike(tmp_path / "whole", folder)
+        assert run(length, out)[0] == 0
+    assert_evaluated_alike(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_step_saves_and_exits_with_128_and_its_number(run, begun, chains, monkeypatch, number):
+    sample = s.sghmc_sample
+    monkeypatch.setattr(s, "sghmc_sample", lambda chain: (signal.raise_signal(number), sample(chain))[1])
+    code, _, err, _ = run(f"{LINE} 4")
+    assert code == 128 + number
+    one_line(err, "saved at step 3", "same command")
+    monkeypatch.undo()
+    assert run(f"{LINE} 4")[0] == 0
+    assert_evaluated_alike(chains[4], begun)
 
 
 def test_a_second_signal_ends_at_once(monkeypatch):

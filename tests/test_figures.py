@@ -98,17 +98,20 @@ def test_every_run_of_the_grid_is_one_of_the_figure_in_whose_folder_it_lies(grid
 
 
 def test_a_run_in_the_folder_of_another_figure_does_not_belong_there(grid):
-    runs = {run.path.name: run for run in figures.find_runs([grid])}
+    runs = {f"{run.target}/{run.path.name}": run for run in figures.find_runs([grid])}
     moved = {
-        "L3_eps1e-3_seed0": ["fig2a", "fig2b", "fig4", "fig5", "note", "pretrain"],
-        "lr3e-2_seed0": ["fig1", "null", "fig2b", "fig4", "fig5", "controls", "note", "pretrain"],
-        "eps1e-2_seed0": ["fig1", "null", "fig2a", "fig4", "fig5", "controls", "note", "pretrain"],
-        "mass0.01_alpha0.1_eps1e-2_seed0": ["fig1", "null", "fig2a", "fig2b", "fig5", "controls", "note", "pretrain"],
-        "no-sg_seed0": ["fig1", "null", "fig2a", "fig2b", "fig4", "controls", "pretrain"],
-        "scale5e4_sg_seed0": ["fig1", "null", "fig2a", "fig2b", "fig4", "fig5", "note", "pretrain"],
+        "fig1/L3_eps1e-3_seed0": ["null", "fig2a", "fig2b", "fig4", "fig5", "note", "pretrain"],
+        "null/L3_eps1e-3_seed0": ["fig1", "fig2a", "fig2b", "fig4", "fig5", "note", "pretrain"],
+        "fig2a/lr3e-2_seed0": ["fig1", "null", "fig2b", "fig4", "fig5", "controls", "note", "pretrain"],
+        "fig2b/eps1e-2_seed0": ["fig1", "null", "fig2a", "fig4", "fig5", "controls", "note", "pretrain"],
+        "fig4/mass0.01_alpha0.1_eps1e-2_seed0": ["fig1", "null", "fig2a", "fig2b", "fig5", "note", "pretrain"],
+        "fig5/no-sg_seed0": ["fig1", "null", "fig2a", "fig2b", "fig4", "controls", "pretrain"],
+        "controls/scale5e4_sg_seed0": ["fig1", "null", "fig2a", "fig2b", "fig4", "fig5", "note", "pretrain"],
     }
     for name, targets in moved.items():
         assert not any(figures.belongs(runs[name]._replace(target=target)) for target in [*targets, None]), name
+    cosine = runs["fig2b/eps1e-2_seed0"].chain | {"similarity": "cos"}  # a chain, but of no figure
+    assert not any(figures.belongs(runs["fig1/L3_eps1e-3_seed0"]._replace(target=t, chain=cosine)) for t in TARGETS)
 
 
 def test_labels_tell_the_lines_of_a_panel_apart(grid):
@@ -142,8 +145,10 @@ def test_tables_are_read_up_to_a_torn_last_line_and_no_further(tmp_path):
     np.testing.assert_array_equal(columns["step"], [0, 1])
     np.testing.assert_array_equal(columns["energy"], [1.5, np.nan])
     table.write_text("step,grad_evals,energy\n0,0,1.5\n1,nonsense,\n2,10,1\n")
-    with pytest.raises(figures.BadInput, match="line 3"):
-        figures.read_table(table, ["step", "grad_evals"])
+    for damaged in ("1,nonsense,", "1,5", "1,5,1,2"):
+        table.write_text(f"step,grad_evals,energy\n0,0,1.5\n{damaged}\n2,10,1\n")
+        with pytest.raises(figures.BadInput, match="line 3"):
+            figures.read_table(table, ["step", "grad_evals"])
 
 
 def test_long_chains_are_averaged_over_stretches_and_empty_cells_left_out():
@@ -177,7 +182,8 @@ def test_missing_figures_and_misplaced_runs_are_named_and_not_drawn(grid, tmp_pa
     make_run(tmp_path / "runs" / "alone", cfg)
     names, text = drawn([first(grid, "fig4"), tmp_path / "runs"], tmp_path / "out", capsys)
     assert names == ["fig4"]
-    assert "fig1: no runs" in text and "not-a-chain is not a run of fig1" in text and "alone is in no folder" in text
+    assert "no runs for fig1, fig2, fig3, fig5, null, controls, note" in text
+    assert "not-a-chain is not a run of fig1" in text and "alone is in no folder" in text
 
 
 @drawing
@@ -200,6 +206,7 @@ def test_unfinished_runs_are_drawn_as_far_as_they_are(tmp_path, capsys):
     (make_run(tmp_path / "fig1" / "bare", bare) / "energy.csv").unlink()
     names, text = drawn([tmp_path], tmp_path / "out", capsys)
     assert names == ["fig1", "fig3"] and "fig1.png: 3 runs" in text
+    assert "eps 1e-4" not in (tmp_path / "out" / "fig3.svg").read_text()  # it has no energies: no line, no label
 
 
 @drawing

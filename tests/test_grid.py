@@ -329,6 +329,7 @@ def test_bad_input_is_one_line_and_exit_code_2(grid):
     assert not (grid.folder / "runs").exists()
 
 
+@pytest.mark.long
 def test_the_program_itself_runs_through_the_grid(grid, pictures):
     line = f"fig5 --data '{pictures}' --batch-size 4 --knn-k 3 --updates 2 --eval-every 1"
     code, out, err = grid(line, SLURM_ARRAY_TASK_ID="4", PYTHON=sys.executable, OUT="a b")

@@ -287,7 +287,7 @@ def draw(rows, names, fresh, title, **subplots):
 
     order = sorted(set(names.values()))
     styles = {name: STYLES[i % len(STYLES)] for i, name in enumerate(order)}
-    width, height = max(6.4, 2.9 * len(rows[0])), 0.9 + 2.1 * len(rows)
+    width, height = max(6.4, 2.9 * len(rows[0])), 1.3 + 2.1 * len(rows)
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(len(rows), len(rows[0]), squeeze=False, **subplots)
     for row, line in zip(rows, axes, strict=True):
@@ -426,11 +426,11 @@ def draw_all(runs, out):
         elif not belongs(run):
             print(f"left out: {run.path} is not a run of {run.target}, says its config.json")
     runs = [run for run in runs if belongs(run) and len(run.metrics["step"])]
+    missing = []
     for name, (targets, figure, title) in FIGURES.items():
         mine = [run for run in runs if run.target in targets]
         scales = sorted({run.scale for run in mine}, key=lambda scale: (-scale[1], str(scale)))
-        if not scales:
-            print(f"{name}: no runs")
+        missing += [] if scales else [name]
         for i, scale in enumerate(scales, 1):
             part = [run for run in mine if run.scale == scale]
             fresh = [run for run in runs if run.scale == scale and run.chain["init"] is None]
@@ -440,6 +440,8 @@ def draw_all(runs, out):
                 picture.savefig(f"{path}.png", dpi=150)
                 picture.savefig(f"{path}.svg", metadata={"Date": None})
             print(f"{path}.png: {len(part)} runs, {scale_text(scale)}")
+    if missing:
+        print(f"no runs for {', '.join(missing)}")
 
 
 def main(argv=None):
