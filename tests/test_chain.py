@@ -314,7 +314,10 @@ def test_a_resumed_chain_is_the_uninterrupted_one_bit_for_bit(run, begun, chains
     assert_same_run(chains[4], folder)
 
 
-@pytest.mark.parametrize("line", ["--no-sg --L 1 --precision bf16 --batch-per sample --samples", "--method sgd --updates"])
+OTHERS = ["--no-sg --L 1 --precision bf16 --batch-per sample --samples", "--method sgd --updates"]
+
+
+@pytest.mark.parametrize("line", OTHERS)
 def test_so_is_one_in_bf16_and_one_by_sgd(run, line):
     whole, parts = run(f"{line} 4", "whole"), run(f"{line} 2", "parts")
     assert whole[0] == parts[0] == 0
