@@ -16,8 +16,8 @@ else:
 
     settings.register_profile("program", deadline=None, database=None, derandomize=bool(os.environ.get("CI")))
     settings.load_profile("program")
-    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start: batches of 4 gain nothing from more,
-    torch.set_num_threads(1)  # and the bits of a run depend on the number
+    os.environ["OMP_NUM_THREADS"] = "2"  # of the processes that tests start, as of this one:
+    torch.set_num_threads(2)  # the bits of a run depend on the number
     SMALL = "--batch-size 4 --knn-k 3 --checkpoint-every 2 --eval-every 2 --L 2".split()
 
     @pytest.fixture(scope="session")

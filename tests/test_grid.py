@@ -323,7 +323,12 @@ def test_bad_input_is_one_line_and_exit_code_2(grid):
     ):
         code, out, err = grid(line, **environment)
         assert (code, out) == (2, "") and err.startswith("run_grid: ") and err.count("\n") == 1 and word in err
-    code, out, err = grid("fig1 --sampels 3", PYTHON=sys.executable)  # the program's own words
+    assert not (grid.folder / "runs").exists()
+
+
+@pytest.mark.long
+def test_a_bad_flag_is_refused_in_the_words_of_the_program_itself(grid):
+    code, out, err = grid("fig1 --sampels 3", PYTHON=sys.executable)
     assert (code, out) == (2, "") and err.startswith("run_grid: unrecognized arguments: --sampels 3 (")
     assert err.count("\n") == 1
     assert not (grid.folder / "runs").exists()
