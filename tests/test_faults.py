@@ -170,7 +170,7 @@ def test_a_killed_run_goes_on_to_the_same_end(pictures, tmp_path, chains, run):
     shutil.copytree(chains[2], tmp_path / "whole")
     for out in ("parts", "whole"):
         assert run(length, out)[0] == 0
-    assert_evaluated_alike(tmp_path / "whole", tmp_path / "parts")
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -182,7 +182,7 @@ def test_a_signal_finishes_the_step_saves_and_exits_with_128_and_its_number(run,
     one_line(err, "saved at step 3", "same command")
     monkeypatch.undo()
     assert run(f"{LINE} 4")[0] == 0
-    assert_evaluated_alike(chains[4], begun)
+    assert_same_run(chains[4], begun)
 
 
 def test_a_second_signal_ends_at_once(monkeypatch):
@@ -193,14 +193,6 @@ def test_a_second_signal_ends_at_once(monkeypatch):
         assert received == [signal.SIGINT] and left == []
         signal.raise_signal(signal.SIGINT)
     assert left == [130]
-
-
-def assert_evaluated_alike(one, two):
-    a, b = (torch.load(f / "checkpoint.pt", weights_only=True) for f in (one, two))
-    assert torch.equal(a["weights"], b["weights"]) and a["step"] == b["step"]
-    assert read(one / "energy.csv") == read(two / "energy.csv")
-    drop = [[{k: v for k, v in r.items() if k != "seconds"} for r in read(f / "metrics.csv")] for f in (one, two)]
-    assert drop[0] == drop[1]
 
 
 def finish(pictures, folder, line):
@@ -229,7 +221,7 @@ def test_twenty_kills_at_random_moments_change_nothing(pictures, tmp_path, chain
         process.communicate()
     finish(pictures, tmp_path / "parts", line)
     finish(pictures, tmp_path / "whole", line)
-    assert_evaluated_alike(tmp_path / "whole", tmp_path / "parts")
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
 KILLED_WHILE_WRITING = """
@@ -257,7 +249,7 @@ def test_a_kill_in_the_middle_of_each_kind_of_write_changes_nothing(pictures, tm
         assert subprocess.run(command, capture_output=True, cwd=Path(s.__file__).parent).returncode in (-9, 0)
     finish(pictures, tmp_path / "parts", line)
     finish(pictures, tmp_path / "whole", line)
-    assert_evaluated_alike(tmp_path / "whole", tmp_path / "parts")
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
 def test_a_second_process_on_the_same_folder_is_refused(run, begun):
