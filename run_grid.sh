@@ -26,7 +26,7 @@ OUT=${OUT:-runs} JOBS=${JOBS:-1} PYTHON=${PYTHON:-python}
 
 sghmc="--method sghmc" sgd="--method sgd"
 chain="$sghmc --no-sg --alpha 0.01" # Section 3.1
-small="--batch-size 64 --precision bf16 --knn-train 5000 --knn-test 2000" # what two cores can do
+small="--batch-size 64 --precision bf16 --knn-train 3000 --knn-test 1500" # what two cores can do
 
 fig1() { # 3,600,000 gradients
     for L in 1 2 3 5; do for eps in 1e-1 1e-2 1e-3 1e-4; do
@@ -81,41 +81,49 @@ star() { # star PREFIX FLAGS: one factor at a time, same batches and noise in al
     add "${prefix}batch-per-sample" $chain --L 3 --eps 1e-3 --batch-per sample "$@"
 }
 controls() { star "" --samples 10000 --eval-every 200; } # 10,000: where the paper's first chains collapse
-note() { # 12,000 gradients of 0.35 s, and 250 evaluations: two hours on two cores
+note() { # 7,200 gradients of 0.3 s, and 156 evaluations of 10 s: one hour on two cores
     local similarity k
-    for similarity in abscos cos l2; do for k in 1 5; do
+    for k in 1 5; do for similarity in abscos cos l2; do
         for sg in --sg --no-sg; do
             add "note/${similarity}_${sg#--}_predictor-steps$k" $sgd $sg --similarity $similarity --predictor-steps $k \
-                --warmup-epochs 0 --no-cosine --updates 1000 --eval-every 50 $small
+                --lr 3e-3 --warmup-epochs 0 --no-cosine --updates 600 --eval-every 50 $small
         done
     done; done
 }
-cpu() { # 41,100 gradients of 0.35 s and 456 evaluations of 15 s: six hours on two cores; SEEDS=0: 19,500 and 224, three
-    local all=$SEEDS one=${SEEDS%% *} eps L loss
-    local rate="$small --epochs 800 --warmup-epochs 0" # no warm-up: its ten epochs are 7,810 updates at batch 64
+cpu() { # 19,000 gradients of 0.3 s and 560 evaluations of 10 s: about four hours on two cores; SEEDS=0: about two
+    local all=$SEEDS one=${SEEDS%% *} eps L loss lr
+    local rate="--epochs 800 --warmup-epochs 0 --lr 1e-2" # no warm-up: its ten epochs are 7,810 updates at batch 64
     pretrained=$OUT/cpu/fig5/cosine-loss_seed{seed}/checkpoint.pt
-    add cpu/fig5/cosine-loss $sgd --sg --similarity cos $rate --updates 1500 --eval-every 250
+    star cpu/ --samples 40 --eval-every 20 $small
     for loss in cos abscos; do
-        add cpu/fig5/no-sg-$loss $sgd --no-sg --similarity $loss $rate --updates 1000 --eval-every 125
+        add cpu/fig5/no-sg-$loss $sgd --no-sg --similarity $loss $rate --updates 300 --eval-every 50 $small
     done
-    add cpu/fig5/energy-loss $sgd --sg --similarity abscos $rate --updates 1000 --eval-every 250
+    add cpu/fig5/cosine-loss $sgd --sg --similarity cos $rate --updates 1000 --eval-every 250 $small
+    add cpu/fig5/energy-loss $sgd --sg --similarity abscos $rate --updates 1000 --eval-every 250 $small
     for eps in 1e-1 1e-2 1e-3 1e-4; do
-        add "cpu/fig1/L3_eps$eps" $chain --L 3 --eps $eps --samples 100 --eval-every 25 $small
-        add "cpu/null/L3_eps$eps" $chain --L 3 --eps $eps --samples 100 --eval-every 25 $small --energy-scale 0
+        add "cpu/fig1/L3_eps$eps" $chain --L 3 --eps $eps --samples 60 --eval-every 30 $small
+        add "cpu/null/L3_eps$eps" $chain --L 3 --eps $eps --samples 60 --eval-every 30 $small --energy-scale 0
     done
-    star cpu/ --samples 100 --eval-every 50 $small
     for lr in 3e-2 3e-3; do
-        add "cpu/fig2a/lr$lr" $sgd --no-sg --similarity cos --lr $lr $rate --updates 500 --eval-every 50 \
+        add "cpu/fig2a/lr$lr" $sgd --no-sg --similarity cos $rate --lr $lr --updates 300 --eval-every 50 $small \
             --init "$pretrained"
     done
     SEEDS=$one # the rest once
-    for eps in 1e-1 1e-2 1e-3 1e-4 1e-5 1e-6; do
-        add "cpu/fig2b/eps$eps" $chain --L 3 --eps $eps --samples 50 --eval-every 10 $small --init "$pretrained"
-    done
-    for L in 1 5; do for eps in 1e-1 1e-2 1e-3 1e-4; do
-        add "cpu/fig1/L${L}_eps$eps" $chain --L $L --eps $eps --samples 100 --eval-every 50 $small
+    for L in 1 2 3 5; do for eps in 1e1 1e0 1e-1 1e-2; do
+        # Figure 1's 50,000 samples of the random walk in 5: without energy and prior W_t - W_0 ~ N(0, t v eps^2), v a
+        # function of L and alpha, so that one sample of 100 eps has the law of 10,000 samples of eps
+        add "cpu/walk/L${L}_100eps$eps" $chain --L $L --eps $eps --energy-scale 0 --samples 5 --eval-every 1 $small
     done; done
-    velocities cpu/ --samples 40 --eval-every 20 $small
+    for eps in 1e-1 1e-2 1e-3 1e-4 1e-5 1e-6; do
+        add "cpu/fig2b/eps$eps" $chain --L 3 --eps $eps --samples 30 --eval-every 10 $small --init "$pretrained"
+    done
+    for eps in 1e-1 1e-3; do # as common code evaluates: with the statistics that lag behind the moving weights (D7)
+        add "cpu/running-bn/L3_eps$eps" $chain --L 3 --eps $eps --samples 60 --eval-every 30 $small --bn running
+    done
+    for L in 1 2 5; do for eps in 1e-1 1e-2 1e-3 1e-4; do
+        add "cpu/fig1/L${L}_eps$eps" $chain --L $L --eps $eps --samples 60 --eval-every 30 $small
+    done; done
+    velocities cpu/ --samples 10 --eval-every 10 $small
     SEEDS=$all
 }
 all() { # what other runs start from comes first

@@ -170,9 +170,20 @@ def test_steps_are_written_as_in_the_paper(number, text):
 def test_all_figures_are_drawn_from_the_grid_alone(grid, tmp_path, capsys):
     some = [grid / "fig2a", *(first(grid, target) for target in TARGETS if target != "fig2a")]
     names, _ = drawn(some, tmp_path / "out", capsys)
-    assert names == ["controls", "fig1", "fig2", "fig3", "fig4", "fig5", "note", "null"]
+    assert names == ["controls", "distance", "fig1", "fig2", "fig3", "fig4", "fig5", "note", "null"]
     svg = (tmp_path / "out" / "fig2.svg").read_text()
     assert all(text in svg for text in ("lr 3e-2", "eps 1e-1", "untrained", "chance", "batch 512"))
+
+
+@drawing
+def test_random_walks_are_drawn_against_their_distance_alone(tmp_path, capsys):
+    for cfg in commands("cpu", SEEDS="0"):
+        if "/walk/L5" in cfg.out or cfg.out.endswith("cpu/controls/scale5e4_seed0"):
+            make_run(tmp_path / cfg.out, cfg)
+    names, _ = drawn([tmp_path], tmp_path / "out", capsys)
+    assert names == ["controls", "distance"]
+    svg = (tmp_path / "out" / "distance.svg").read_text()
+    assert "random walk, L 5" in svg and ">scale 5e4<" in svg and "rms of W_t - W_0" in svg
 
 
 @drawing
@@ -182,7 +193,7 @@ def test_missing_figures_and_misplaced_runs_are_named_and_not_drawn(grid, tmp_pa
     make_run(tmp_path / "runs" / "alone", cfg)
     names, text = drawn([first(grid, "fig4"), tmp_path / "runs"], tmp_path / "out", capsys)
     assert names == ["fig4"]
-    assert "no runs for fig1, fig2, fig3, fig5, null, controls, note" in text
+    assert "no runs for fig1, fig2, fig3, fig5, null, controls, distance, note" in text
     assert "not-a-chain is not a run of fig1" in text and "alone is in no folder" in text
 
 
@@ -191,7 +202,7 @@ def test_runs_at_another_scale_get_a_picture_of_their_own(grid, tmp_path, capsys
     (cfg,) = (cfg for cfg in commands("cpu", SEEDS="0") if cfg.out.endswith("cpu/fig1/L1_eps1e-2_seed0"))
     make_run(tmp_path / cfg.out, cfg)
     names, text = drawn([first(grid, "fig1"), tmp_path], tmp_path / "out", capsys)
-    assert names == ["fig1", "fig1_2", "fig3", "fig3_2"]
+    assert names == ["distance", "distance_2", "fig1", "fig1_2", "fig3", "fig3_2"]
     assert "fig1_2.png: 1 runs, data cifar10, batch 64, bf16" in text
 
 
@@ -205,7 +216,7 @@ def test_unfinished_runs_are_drawn_as_far_as_they_are(tmp_path, capsys):
     path.write_text(path.read_text().split("\n")[0] + "\n")
     (make_run(tmp_path / "fig1" / "bare", bare) / "energy.csv").unlink()
     names, text = drawn([tmp_path], tmp_path / "out", capsys)
-    assert names == ["fig1", "fig3"] and "fig1.png: 3 runs" in text
+    assert names == ["distance", "fig1", "fig3"] and "fig1.png: 3 runs" in text
     assert "eps 1e-4" not in (tmp_path / "out" / "fig3.svg").read_text()  # it has no energies: no line, no label
 
 

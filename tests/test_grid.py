@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 import simsiam_sghmc
 
@@ -89,7 +90,7 @@ def settings(configs, *names):
 
 
 LINES = {"fig1": 16, "pretrain": 1, "fig2a": 2, "fig2b": 6, "fig4": 16, "fig5": 6, "controls": 24, "null": 16}
-LINES |= {"note": 12, "cpu": 96, "all": 99}
+LINES |= {"note": 12, "cpu": 118, "all": 99}
 
 
 @pytest.mark.parametrize("target, count", LINES.items())
@@ -184,13 +185,28 @@ def test_the_note_varies_similarity_stop_gradient_and_predictor_steps(grid):
 def test_cpu_covers_every_figure_at_one_small_scale(grid):
     configs = grid.configs("cpu")
     counts = collections.Counter(Path(cfg.out).parent.name for cfg in configs)
-    assert counts == {"fig1": 20, "null": 12, "fig2a": 6, "fig2b": 6, "fig4": 16, "fig5": 12, "controls": 24}
+    assert counts.pop("walk") == 16 and counts.pop("running-bn") == 2
+    assert counts == {"fig1": 24, "null": 12, "fig2a": 6, "fig2b": 6, "fig4": 16, "fig5": 12, "controls": 24}
     scale = {(cfg.batch_size, cfg.precision, cfg.knn_train, cfg.knn_test) for cfg in configs}
-    assert scale == {(64, "bf16", 5000, 2000)}
+    assert scale == {(64, "bf16", 3000, 1500)}
     made = [cfg.out for cfg in configs]
     for place, cfg in enumerate(configs):
         assert not cfg.init or made.index(cfg.init.removesuffix("/checkpoint.pt")) < place
     assert settings(grid.configs("cpu", SEEDS="7"), "out") and {c.seed for c in grid.configs("cpu", SEEDS="7")} == {7}
+
+
+def test_one_sample_of_the_walk_has_the_law_of_ten_thousand(grid):
+    """Both are N(W_0, V): the walk's V at 100 eps is that of one sample at eps, times 10,000."""
+    w, z = torch.randn(7, dtype=torch.float64), torch.randn(10, 7, dtype=torch.float64)
+    for cfg in grid.configs("cpu"):
+        if "/walk/" not in cfg.out:
+            continue
+        assert cfg.energy_scale == 0 and cfg.prior_std is None
+        moves = [  # linear in the normals, the same whatever w, and in proportion to eps
+            simsiam_sghmc.sghmc_step(start, z, lambda X: 0.0, eps=eps, L=cfg.L, alpha=cfg.alpha) - start
+            for start, eps in ((w, cfg.eps), (0 * w, cfg.eps / 100))
+        ]
+        assert torch.allclose(moves[0], 100 * moves[1], rtol=1e-9)
 
 
 def test_all_is_every_target_but_cpu_with_starts_before_what_needs_them(grid):
@@ -276,7 +292,7 @@ def test_a_run_waits_for_the_start_it_needs(grid):
     code, out, _ = grid("cpu", SEEDS="0", JOBS="60", NAP="0.1")
     done = [line.split()[1] for line in out.splitlines() if line.startswith("done")]
     start = "runs/cpu/fig5/cosine-loss_seed0"
-    assert code == 0 and len(done) == 52
+    assert code == 0 and len(done) == 74
     assert all(done.index(start) < done.index(path) for path in done if "fig2" in path)
     code, _, err = grid("cpu", SEEDS="0", JOBS="60", OUT="other", FAIL="cosine-loss")
     assert code == 1 and err.count("its start other/cpu/fig5/cosine-loss_seed0/checkpoint.pt is not there") == 8

@@ -18,12 +18,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-TARGETS = ("fig1", "fig2a", "fig2b", "fig4", "fig5", "controls", "null", "note", "pretrain")
+TARGETS = ("fig1", "fig2a", "fig2b", "fig4", "fig5", "controls", "null", "walk", "note", "pretrain")
 SCALE = "batch_size precision knn_k knn_t knn_train knn_test knn_features bn".split()
-METRICS = "step grad_evals energy knn center mi entropy drift_to_noise".split()
+METRICS = "step grad_evals energy knn center mi entropy drift_to_noise distance".split()
 POINTS = 400  # energies of a chain are averaged down to this many: a line has no room for 50,000
 CHANCE = 0.1  # ten classes of equal size in CIFAR-10 and gratings; the tables do not hold the number of classes
-SAMPLES, GRADIENTS, UPDATES = "samples", "gradient evaluations", "updates (= gradient evaluations)"
 
 # Okabe and Ito's colours, told apart with any colour vision; line style and marker repeat them for print
 STYLES = [
@@ -122,6 +121,7 @@ def belongs(run):
     return {
         "fig1": plain(c),
         "null": plain(c, energy_scale=0),
+        "walk": plain(c, energy_scale=0),
         "fig2a": sgd and not c["sg"] and c["similarity"] == "cos" and not fresh,
         "fig2b": not fresh and plain(c, init=c["init"]),
         "fig4": plain(c, alpha=any, mass=any, velocity_std=any) and c["velocity_std"] != 1,
@@ -172,6 +172,12 @@ def controls_label(c):
     return ", ".join(parts)
 
 
+def distance_label(c):
+    if c["energy_scale"] == 0:
+        return f"random walk, L {c['L']}"
+    return controls_label(c | {"eps": 1e-3})  # here the distance tells the steps apart
+
+
 def note_label(c):
     return f"{'SG' if c['sg'] else 'no SG'}, {c['predictor_steps']} predictor step{'s' * (c['predictor_steps'] > 1)}"
 
@@ -195,7 +201,7 @@ def labelled(runs, label, shown):
 
 # -------------------------------------------------------------------------------------------------------------- panels
 
-X_NAMES = {"step": "samples", "grad_evals": "gradient evaluations"}
+X_NAMES = {"step": "samples", "grad_evals": "gradient evaluations", "distance": "rms of W_t - W_0"}
 UPDATES = "updates (= gradient evaluations)"
 Y_NAMES = {
     "knn": "k-NN accuracy", "center": "centre ratio", "energy": "energy U", "mi": "information (mi)",
@@ -386,6 +392,12 @@ def controls(runs, fresh, title):
     return draw(rows, labelled(runs, controls_label, "L"), fresh, title, sharex="row")
 
 
+def distance(runs, fresh, title):
+    row = [Panel(name, runs, "distance", y, log="x") for y, name in (
+        ("knn", "k-NN accuracy"), ("center", "centre ratio"), ("energy", "energy U of a minibatch"))]  # fmt: skip
+    return draw([row], {run.path: distance_label(run.chain) for run in runs}, fresh, title)
+
+
 def note(runs, fresh, title):
     panels = split(runs, "similarity", {"abscos": "|cos| (Equation 2)", "cos": "cosine", "l2": "L2"}.get)
     rows = [
@@ -403,6 +415,7 @@ FIGURES = {  # name: (targets whose runs it takes, how it is drawn, title)
     "fig5": (["fig5"], fig5, "Figure 5: the energy as the loss of SimSiam (cosine loss: 1 + L)"),
     "null": (["null"], fig1, "Figure 1 without energy: a random walk"),
     "controls": (["controls"], controls, "Controls: one factor at a time around L 3, eps 1e-3, scale 1"),
+    "distance": (["walk", "null", "fig1", "controls"], distance, "Chains against the distance from their start"),
     "note": (["note"], note, "The Note: the loss, its entropy and its information"),
 }
 
