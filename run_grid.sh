@@ -283,20 +283,23 @@ if [[ -n $SLURM_ARRAY_TASK_ID ]]; then
     runs=("${runs[i]}") outs=("${outs[i]}") inits=("${inits[i]}")
 fi
 
-check='import shlex, sys, simsiam_sghmc
+check='import shlex, sys
 try:
+    import simsiam_sghmc
     for line in sys.stdin:
         simsiam_sghmc.parse(shlex.split(line)[2:])
+except ImportError as error:
+    sys.exit(f"run_grid: {sys.executable} has no {error.name}; name a Python that has it in PYTHON=")
 except simsiam_sghmc.BadInput as error:
     sys.exit(f"run_grid: {error}")'
-if ((${#flags[@]})); then # judged by the program itself, before anything runs
+if [[ -z $list ]] || ((${#flags[@]})); then # judged by the program itself, before anything runs
+    command -v "$PYTHON" >/dev/null || stop "no '$PYTHON' here; name one that has torch in PYTHON="
     printf '%s\n' "${runs[@]}" | PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" "$PYTHON" -c "$check" || exit 2
 fi
 if [[ -n $list ]]; then
     printf '%s\n' "${runs[@]}"
     exit
 fi
-command -v "$PYTHON" >/dev/null || stop "no '$PYTHON' here; name one that has torch in PYTHON="
 
 waiting=()
 for i in "${!runs[@]}"; do

@@ -1121,21 +1121,35 @@ class Parser(argparse.ArgumentParser):
         raise BadInput(f"{message} (--help lists the settings)")
 
 
+EXAMPLES = {  # for --help
+    "method": "--method sgd --no-sg --similarity cos                  SGD without stop-gradient: it collapses",
+    "SGHMC": "--no-sg --eps 1e-2 --L 5 --samples 2000                a chain of Figure 1, shorter",
+    "SGD": "--method sgd --lr 3e-3 --updates 4850 --no-cosine      50 epochs at a constant rate after the warm-up",
+    "data": "--data photos --batch-size 128                         photos/train/cat/1.png, photos/test/cat/2.png, ...",
+    "evaluation": "--eval-every 50 --knn-train 5000 --knn-test 2000       often, on fixed subsets",
+    "system": "--init runs/a/checkpoint.pt --seed 1                   from another run's last state",
+}
+
+
 def parse(argv):
     """(Config, the settings that were given): the command line is made from the fields of Config."""
-    how = argparse.RawDescriptionHelpFormatter
-    parser = Parser(description=__doc__, formatter_class=how, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    parser = Parser(
+        usage="python simsiam_sghmc.py [SETTING VALUE] ...", allow_abbrev=False, argument_default=argparse.SUPPRESS,
+        description=__doc__.split("\n\n")[0], epilog="The same command again resumes. [ ]: default; D1 ...: README.md.",
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=34, width=120),
+    )  # fmt: skip
     groups = {}
     for f in fields(Config):
         group, kind, text = (f.metadata[k] for k in ("group", "kind", "text"))
-        groups[group] = groups.get(group) or parser.add_argument_group(group)
-        options = {"type": kind, "metavar": f.name[0].upper()}
+        groups[group] = groups.get(group) or parser.add_argument_group(group, "example: " + EXAMPLES[group])
+        options = {"type": kind, "metavar": {int: "N", float: "X", str: "NAME"}.get(kind)}
         if kind is bool:
             options = {"action": argparse.BooleanOptionalAction}
         elif isinstance(kind, tuple):
             options = {"choices": kind}
-        default = "" if f.default is None else f" [{f.default}]"
-        groups[group].add_argument(flag(f.name), help=(text + default).replace("%", "%%"), **options)
+        default = ("off", "on")[f.default] if kind is bool else f.default
+        text += "" if default is None else f" [{default}]"
+        groups[group].add_argument(flag(f.name), help=text.replace("%", "%%"), **options)
     given = vars(parser.parse_args(argv))
     return Config(**given), given
 

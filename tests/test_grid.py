@@ -328,6 +328,8 @@ def test_a_signal_stops_all_runs_once_and_the_same_command_goes_on(grid, number,
 
 
 def test_bad_input_is_one_line_and_exit_code_2(grid):
+    (grid.folder / "hides").mkdir()
+    (grid.folder / "hides" / "torch.py").write_text("raise ImportError(name='torch')")
     for line, environment, word in (
         ("fig7", {}, "no target 'fig7'"),
         ("", {"JOBS": "0"}, "JOBS"),
@@ -336,6 +338,7 @@ def test_bad_input_is_one_line_and_exit_code_2(grid):
         ("--seed 3", {}, "SEEDS="),
         ("", {"SLURM_ARRAY_TASK_ID": "16"}, "lines 0 to 15"),
         ("", {"PYTHON": "no-such-python"}, "PYTHON="),
+        ("", {"PYTHON": sys.executable, "PYTHONPATH": "hides"}, "has no torch"),
     ):
         code, out, err = grid(line, **environment)
         assert (code, out) == (2, "") and err.startswith("run_grid: ") and err.count("\n") == 1 and word in err

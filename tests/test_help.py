@@ -1,0 +1,37 @@
+"""--help is a page to work from: groups, defaults, and an example per group that can be run as it stands."""
+
+import dataclasses
+import re
+import shlex
+
+import pytest
+
+import simsiam_sghmc as s
+
+
+@pytest.fixture
+def page(capsys):
+    with pytest.raises(SystemExit) as stop:
+        s.main(["--help"])
+    assert stop.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_shows_every_setting_with_its_default(page):
+    for f in dataclasses.fields(s.Config):
+        (line,) = re.findall(rf"^  {s.flag(f.name)}[ ,].*$", page, re.M)
+        shown = {True: "on", False: "off"}[f.default] if isinstance(f.default, bool) else f.default
+        assert line.endswith(f"[{shown}]") != (f.default is None), line
+
+
+def test_the_example_of_each_group_is_accepted_and_uses_the_group(page):
+    groups = {f.metadata["group"] for f in dataclasses.fields(s.Config)}
+    examples = dict(re.findall(r"^(\w+):\n  example: (.*?)   +\S", page, re.M))
+    assert set(examples) == groups
+    for group, example in examples.items():
+        _, given = s.parse(shlex.split(example))
+        assert any(f.metadata["group"] == group for f in dataclasses.fields(s.Config) if f.name in given)
+
+
+def test_help_fits_120_columns(page):
+    assert max(map(len, page.splitlines())) <= 120
