@@ -81,25 +81,29 @@ star() { # star PREFIX FLAGS: one factor at a time, same batches and noise in al
     add "${prefix}batch-per-sample" $chain --L 3 --eps 1e-3 --batch-per sample "$@"
 }
 controls() { star "" --samples 10000 --eval-every 200; } # 10,000: where the paper's first chains collapse
-note() { # 7,200 gradients of 0.3 s, and 156 evaluations of 10 s: one hour on two cores
+note() { # 4,800 gradients of 0.3 s, and 108 evaluations of 10 s: 45 minutes on two cores
     local similarity k
     for k in 1 5; do for similarity in abscos cos l2; do
         for sg in --sg --no-sg; do
             add "note/${similarity}_${sg#--}_predictor-steps$k" $sgd $sg --similarity $similarity --predictor-steps $k \
-                --lr 3e-3 --warmup-epochs 0 --no-cosine --updates 600 --eval-every 50 $small
+                --lr 1e-2 --warmup-epochs 0 --no-cosine --updates 400 --eval-every 50 $small
         done
     done; done
 }
-cpu() { # 19,000 gradients of 0.3 s and 560 evaluations of 10 s: about four hours on two cores; SEEDS=0: about two
+cpu() { # 20,000 gradients of 0.3 s and 560 evaluations of 10 s: about four hours on two cores; SEEDS=0: two and a half
     local all=$SEEDS one=${SEEDS%% *} eps L loss lr
     local rate="--epochs 800 --warmup-epochs 0 --lr 1e-2" # no warm-up: its ten epochs are 7,810 updates at batch 64
-    pretrained=$OUT/cpu/fig5/cosine-loss_seed{seed}/checkpoint.pt
+    pretrained=$OUT/cpu/pretrain/seed$one/checkpoint.pt
+    SEEDS=$one
+    add cpu/pretrain/ $sgd --sg --similarity cos $rate --updates 3000 --eval-every 250 $small --knn-train 4000 \
+        --knn-test 2000 # the longest run, with a finer k-NN
+    SEEDS=$all
     star cpu/ --samples 40 --eval-every 20 $small
     for loss in cos abscos; do
         add cpu/fig5/no-sg-$loss $sgd --no-sg --similarity $loss $rate --updates 300 --eval-every 50 $small
     done
-    add cpu/fig5/cosine-loss $sgd --sg --similarity cos $rate --updates 1000 --eval-every 250 $small
-    add cpu/fig5/energy-loss $sgd --sg --similarity abscos $rate --updates 1000 --eval-every 250 $small
+    add cpu/fig5/cosine-loss $sgd --sg --similarity cos $rate --updates 600 --eval-every 200 $small
+    add cpu/fig5/energy-loss $sgd --sg --similarity abscos $rate --updates 600 --eval-every 200 $small
     for eps in 1e-1 1e-2 1e-3 1e-4; do
         add "cpu/fig1/L3_eps$eps" $chain --L 3 --eps $eps --samples 60 --eval-every 30 $small
         add "cpu/null/L3_eps$eps" $chain --L 3 --eps $eps --samples 60 --eval-every 30 $small --energy-scale 0
