@@ -81,16 +81,16 @@ star() { # star PREFIX FLAGS: one factor at a time, same batches and noise in al
     add "${prefix}batch-per-sample" $chain --L 3 --eps 1e-3 --batch-per sample "$@"
 }
 controls() { star "" --samples 10000 --eval-every 200; } # 10,000: where the paper's first chains collapse
-note() { # 4,800 gradients of 0.3 s, and 108 evaluations of 10 s: 45 minutes on two cores
+note() { # 3,600 gradients of 0.3 s, and 84 evaluations of 10 s: half an hour on two cores
     local similarity k
     for k in 1 5; do for similarity in abscos cos l2; do
         for sg in --sg --no-sg; do
             add "note/${similarity}_${sg#--}_predictor-steps$k" $sgd $sg --similarity $similarity --predictor-steps $k \
-                --lr 1e-2 --warmup-epochs 0 --no-cosine --updates 400 --eval-every 50 $small
+                --lr 1e-2 --warmup-epochs 0 --no-cosine --updates 300 --eval-every 50 $small
         done
     done; done
 }
-cpu() { # 20,000 gradients of 0.3 s and 560 evaluations of 10 s: about four hours on two cores; SEEDS=0: two and a half
+cpu() { # 21,300 gradients of 0.3 s, 393 evaluations: three hours on two cores; SEEDS=0: 11,500, 225, half of that
     local all=$SEEDS one=${SEEDS%% *} eps L loss lr
     local rate="--epochs 800 --warmup-epochs 0 --lr 1e-2" # no warm-up: its ten epochs are 7,810 updates at batch 64
     pretrained=$OUT/cpu/pretrain/seed$one/checkpoint.pt
@@ -114,18 +114,20 @@ cpu() { # 20,000 gradients of 0.3 s and 560 evaluations of 10 s: about four hour
     done
     SEEDS=$one # the rest once
     for L in 1 2 3 5; do for eps in 1e1 1e0 1e-1 1e-2; do
+        local every=5 && ((L != 3)) || every=1
         # Figure 1's 50,000 samples of the random walk in 5: without energy and prior W_t - W_0 ~ N(0, t v eps^2), v a
         # function of L and alpha, so that one sample of 100 eps has the law of 10,000 samples of eps
-        add "cpu/walk/L${L}_100eps$eps" $chain --L $L --eps $eps --energy-scale 0 --samples 5 --eval-every 1 $small
+        add "cpu/walk/L${L}_100eps$eps" $chain --L $L --eps $eps --energy-scale 0 --samples 5 --eval-every $every \
+            $small
     done; done
     for eps in 1e-1 1e-2 1e-3 1e-4 1e-5 1e-6; do
-        add "cpu/fig2b/eps$eps" $chain --L 3 --eps $eps --samples 30 --eval-every 10 $small --init "$pretrained"
+        add "cpu/fig2b/eps$eps" $chain --L 3 --eps $eps --samples 20 --eval-every 10 $small --init "$pretrained"
     done
     for eps in 1e-1 1e-3; do # as common code evaluates: with the statistics that lag behind the moving weights (D7)
         add "cpu/running-bn/L3_eps$eps" $chain --L 3 --eps $eps --samples 60 --eval-every 30 $small --bn running
     done
     for L in 1 2 5; do for eps in 1e-1 1e-2 1e-3 1e-4; do
-        add "cpu/fig1/L${L}_eps$eps" $chain --L $L --eps $eps --samples 60 --eval-every 30 $small
+        add "cpu/fig1/L${L}_eps$eps" $chain --L $L --eps $eps --samples 30 --eval-every 30 $small
     done; done
     velocities cpu/ --samples 10 --eval-every 10 $small
     SEEDS=$all

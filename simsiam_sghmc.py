@@ -18,6 +18,7 @@ import contextlib
 import csv
 import ctypes
 import fcntl
+import functools
 import hashlib
 import io
 import itertools
@@ -420,10 +421,16 @@ GREY = (0.2989, 0.587, 0.114)
 BRIGHTNESS, CONTRAST, SATURATION, HUE, NOTHING = range(5)
 
 
+@functools.cache
+def constant(values, device):
+    """A tensor of these numbers, copied to the device once: the host would wait for each copy to a GPU."""
+    return torch.tensor(values, device=device)
+
+
 def normalise(images):
     """uint8 or [0, 1] float images (N, 3, 32, 32) -> float32 with CIFAR-10's mean and std, channels last for speed."""
     images = images / 255 if images.dtype == torch.uint8 else images
-    mean, std = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (MEAN, STD))
+    mean, std = (constant(values, images.device).view(1, 3, 1, 1) for values in (MEAN, STD))
     images = (images - mean) / std
     return images.contiguous(memory_format=torch.channels_last)
 
@@ -462,8 +469,8 @@ def draw_augmentation(n, g, size=32):
     left = (uniform(0, 1) * (size - width + 1)).floor()
     flip = uniform(0, 1) < 0.5
     order = uniform(0, 1, 4).argsort(dim=1)
-    strength = torch.tensor((0.4, 0.4, 0.4, 0.1), device=device)
-    factors = torch.tensor((1.0, 1.0, 1.0, 0.0), device=device) + strength * uniform(-1, 1, 4)
+    strength = constant((0.4, 0.4, 0.4, 0.1), device)
+    factors = constant((1.0, 1.0, 1.0, 0.0), device) + strength * uniform(-1, 1, 4)
     return Augmentation(top, left, height, width, flip, order, factors, uniform(0, 1) < 0.8, uniform(0, 1) < 0.2)
 
 
@@ -1189,12 +1196,13 @@ def main(argv=None):
     """The command line; returns the exit code: 0 done, 2 bad input, 3 stopped at run time, 130 and 143 by a signal."""
     try:
         cfg, given = parse(argv)
-        keep_freed_memory()
         for f in fields(cfg):
             if f.name in given and f.metadata["group"] == ("SGD" if cfg.method == "sghmc" else "SGHMC"):
                 print(f"note: --method {cfg.method} does not use {flag(f.name)}")
         with caught_signals() as signals:
-            Run(cfg).go(signals)
+            run = Run(cfg)
+            keep_freed_memory()  # not before: what loading the data needed for a moment would be kept too
+            run.go(signals)
         return 0
     except (BadInput, RunStopped) as error:
         code, message = error.code, str(error)  # the exception itself would keep the run, and with it the lock
