@@ -49,14 +49,6 @@ class BadInput(Exception):
     code = 2
 
 
-class RunStopped(Exception):
-    """The run ended before its last step; what the last checkpoint holds is good. One line on stderr."""
-
-    def __init__(self, message, code=3):
-        super().__init__(message)
-        self.code = code
-
-
 POSITIVE = ("a number > 0", lambda v: 0 < v < math.inf)
 NOT_NEGATIVE = ("a number >= 0", lambda v: 0 <= v < math.inf)
 FRACTION = ("a number in [0, 1)", lambda v: 0 <= v < 1)
@@ -622,6 +614,7 @@ def information(p1, z1, p2, z2, similarity):
     """
 
     def direction(p, z):
+        """(mi, entropy) of the targets z under the predictions p."""
         if similarity == "l2":
             log_q = -torch.cdist(p.double(), z.double()).square() / 2
         else:
@@ -967,6 +960,14 @@ def sgd_update(chain):
 # ---------------------------------------------------------------------------------------------------------------- run
 
 
+class RunStopped(Exception):
+    """The run ended before its last step; what the last checkpoint holds is good. One line on stderr."""
+
+    def __init__(self, message, code=3):
+        super().__init__(message)
+        self.code = code
+
+
 class Run:
     """A chain in its folder: the one loop of both methods, with tables, checkpoints and signals."""
 
@@ -1022,6 +1023,7 @@ class Run:
             self.check_finite()
 
     def check_finite(self):
+        """RunStopped at the first step since the last save after which U or W was not finite: nothing bad is saved."""
         finite = torch.stack([p[3] for p in self.pending]).tolist() if self.pending else []
         if not all(finite):
             remedy = "--eps (leapfrog is stable for eps < 2 sqrt(M / k), k the largest curvature of the energy)"
@@ -1076,6 +1078,7 @@ def duration(seconds):
 
 
 def pick_device(name):
+    """The torch.device of --device, tried out; BadInput if it cannot be used."""
     try:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
         if device.type not in ("cpu", "cuda"):

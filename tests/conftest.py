@@ -16,8 +16,8 @@ else:
 
     settings.register_profile("program", deadline=None, database=None, derandomize=bool(os.environ.get("CI")))
     settings.load_profile("program")
-    os.environ["OMP_NUM_THREADS"] = "2"  # of the processes that tests start, as of this one:
-    torch.set_num_threads(2)  # the bits of a run depend on the number
+    os.environ.setdefault("OMP_NUM_THREADS", "2")  # of the processes that tests start, as of this one:
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # the bits of a run depend on the number
     SMALL = "--batch-size 4 --knn-k 3 --checkpoint-every 2 --eval-every 2 --L 2".split()
 
     @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import itertools
 import math
 
 import numpy as np
@@ -151,6 +152,16 @@ def test_a_minibatch_is_a_function_of_seed_step_and_kick_and_has_no_image_twice(
     assert len(c.data.train.unique(dim=0)) == 24
     monkeypatch.setattr(s, "apply_augmentation", lambda images, a: images)
     assert len(c.views(5, 1)[0].unique(dim=0)) == 24  # all of 24 images, so none twice
+
+
+def test_images_augmentation_and_noise_each_depend_on_seed_and_step_and_the_first_two_on_the_kick(chain, monkeypatch):
+    monkeypatch.setattr(s, "apply_augmentation", lambda images, a: (images, a.factors))
+    places = [(0, 5, 1), (0, 5, 2), (0, 6, 1), (1, 5, 1)]
+    drawn = [chain(seed=seed).views(step, kick)[0] for seed, step, kick in places]
+    drawn += [(next(s.normals(seed, step, 9)),) * 2 for seed, step in ((0, 5), (0, 6), (1, 5))]
+    for part in (0, 1):
+        for one, two in itertools.combinations([x[part] for x in drawn], 2):
+            assert one.shape != two.shape or not torch.equal(one, two)
 
 
 def test_an_sgd_epoch_shows_every_image_once(chain, monkeypatch):
@@ -315,6 +326,14 @@ def test_a_resumed_chain_is_the_uninterrupted_one_bit_for_bit(run, begun, chains
     code, out, _, folder = run(f"{LINE} 4")
     assert code == 0 and "from step 2" in out
     assert_same_run(chains[4], folder)
+
+
+def test_the_seconds_of_a_resumed_chain_go_on(run, begun):
+    saved = torch.load(begun / "checkpoint.pt", weights_only=True)
+    torch.save(saved | {"seconds": 5000.0}, begun / "checkpoint.pt")
+    _, _, _, folder = run(f"{LINE} 4")
+    seconds = [float(r["seconds"]) for r in read(folder / "metrics.csv")]
+    assert seconds[1] < 1000 and 5000 < seconds[2] < 6000
 
 
 OTHERS = ["--no-sg --L 1 --precision bf16 --batch-per sample --samples", "--method sgd --updates"]
