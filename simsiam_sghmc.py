@@ -30,6 +30,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections import OrderedDict
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -49,12 +50,13 @@ class BadInput(Exception):
     code = 2
 
 
-POSITIVE = ("a number > 0", lambda v: 0 < v < math.inf)
-NOT_NEGATIVE = ("a number >= 0", lambda v: 0 <= v < math.inf)
+# 1e-18 and 1e18: the square, which the equations take, is still a float32 number
+POSITIVE = ("a number > 0, from 1e-18 to 1e18", lambda v: 1e-18 <= v <= 1e18)
+NOT_NEGATIVE = ("a number >= 0, at most 1e18", lambda v: 0 <= v <= 1e18)
 FRACTION = ("a number in [0, 1)", lambda v: 0 <= v < 1)
-TEMPERATURE = ("a number > 0, or inf", lambda v: v > 0)
-COUNT = ("a whole number >= 1", lambda v: v >= 1)
-NATURAL = ("a whole number >= 0", lambda v: v >= 0)
+TEMPERATURE = ("a number >= 0.01, or inf", lambda v: v >= 0.01)
+COUNT = ("a whole number >= 1, below 2^63", lambda v: 1 <= v < 2**63)
+NATURAL = ("a whole number >= 0, below 2^63", lambda v: 0 <= v < 2**63)
 PAIR = ("a whole number >= 2", lambda v: v >= 2)
 
 
@@ -116,6 +118,8 @@ class Config:
             value, kind, rule = getattr(self, f.name), f.metadata["kind"], f.metadata["rule"]
             if isinstance(kind, tuple) and value not in kind:
                 raise BadInput(f"{flag(f.name)} {value}: choose from {', '.join(kind)}")
+            if value == "":  # an unset shell variable
+                raise BadInput(f"{flag(f.name)} is empty: give a value or leave it out")
             if value is not None and rule and not rule[1](value):
                 raise BadInput(f"{flag(f.name)} {value}: give {rule[0]}")
         if self.method == "sgd" and self.warmup_epochs >= self.epochs:
@@ -305,7 +309,9 @@ def flatten_parameters(model):
 def read_checkpoint(path):
     """The dictionary of a checkpoint or sample, loaded as plain tensors and numbers; BadInput names what is wrong."""
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # of foreign pickles: the one line below says it
+            warnings.simplefilter("ignore")
+            saved = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise BadInput(f"no such checkpoint: {path}") from None
     except Exception as error:  # a truncated zip, a foreign file, a pickle that names other classes: many types
@@ -318,6 +324,8 @@ def read_checkpoint(path):
     found = {name: getattr(b, "shape", None) for name, b in saved["buffers"].items()} | {"W": saved["weights"].shape}
     if found != shapes:
         raise BadInput(f"{path} holds another network: {tuple(found['W'])} weights, here {shapes['W']}")
+    if not all(x.isfinite().all() for x in (saved["weights"], *saved["buffers"].values())):
+        raise BadInput(f"{path} holds numbers that are not finite; give an earlier checkpoint or sample")
     return saved
 
 
@@ -659,6 +667,8 @@ def evaluate(chain):
             count = min(RECALIBRATION, cfg.knn_train or len(data.train))
             recalibrate(model, fixed_subset(data.train, data.train_labels, count, 0)[0])
         test, bank = (features(model, images, cfg.knn_features) for images in (test, bank))
+        if not (test.isfinite().all() and bank.isfinite().all()):  # an overflow in the network, W itself still finite
+            raise FloatingPointError
         row |= geometry(test if cfg.knn_features == "z" else model.encoder.head(test))
         row["knn"] = knn_accuracy(bank, bank_labels, test, test_labels, cfg.knn_k, cfg.knn_t)
         mean = bank.mean(dim=0)
@@ -676,7 +686,7 @@ METRICS = (
     "entropy kinetic_temperature drift_to_noise distance weight_rms grad_norm collapsed at_chance seconds"
 ).split()
 ENERGY = ["step", "grad_evals", "energy"]
-VERSION = 1  # of config.json
+VERSION = 2  # of config.json and checkpoint.pt
 LENGTH = ("samples", "updates")
 NOT_IN_NAME = ("method", *LENGTH, "data_dir", "device", "out", "checkpoint_every", "keep_every")
 
@@ -750,7 +760,7 @@ class RunFolder:
         step = saved["step"] if saved else -1
         metrics = kept_rows(self.path / "metrics.csv", METRICS, step)
         energies = kept_rows(self.path / "energy.csv", ENERGY, step - 1)
-        if saved and (len(energies) != step + 1 or len(metrics) < 2):
+        if saved and (len(energies), len(metrics)) != (step + 1, saved["rows"] + 1):
             raise BadInput(f"{self.path}: metrics.csv or energy.csv lacks rows up to step {step}; put the file back")
         for name, lines in (("metrics.csv", metrics), ("energy.csv", energies)):
             write_whole(self.path / name, "".join(line + "\n" for line in lines).encode())
@@ -985,6 +995,7 @@ class Run:
         if self.saved:
             self.chain.restore(self.saved)
             self.began -= self.saved["seconds"]
+        self.rows = self.saved["rows"] if self.saved else 0  # of metrics.csv
         self.pending, self.last = [], None  # (step, grad_evals, U, finite) since the last save; the last Step
         self.terminal = sys.stdout.isatty()
 
@@ -992,7 +1003,9 @@ class Run:
         """Run to the end; `signals` fills with the signals received, the first of which asks to save and stop."""
         cfg, chain = self.cfg, self.chain
         self.say(f"{self.folder.path}: {opening(cfg, chain)}")
-        if not self.saved and not signals:
+        if not self.saved:
+            if signals:
+                raise RunStopped("stopped before the first step; the same command begins it", 128 + signals[0])
             self.evaluate()
             self.save()
         first, began = chain.step, time.monotonic()
@@ -1001,10 +1014,11 @@ class Run:
             due = chain.step % cfg.eval_every == 0 or chain.step == chain.length
             if due:
                 self.evaluate()
+            if cfg.keep_every and chain.step % cfg.keep_every == 0:  # before the checkpoint: a kill between them
+                self.check_finite()  # would lose the sample
+                self.folder.save(f"samples/{chain.step}.pt", chain.state())
             if due or chain.step % cfg.checkpoint_every == 0:
                 self.save()
-            if cfg.keep_every and chain.step % cfg.keep_every == 0:
-                self.folder.save(f"samples/{chain.step}.pt", chain.state())
             self.progress(chain.step - first, time.monotonic() - began)
         if chain.step < chain.length:
             self.save()
@@ -1017,7 +1031,8 @@ class Run:
         t, grad_evals = chain.step, chain.grad_evals
         self.last = sghmc_sample(chain) if self.cfg.method == "sghmc" else sgd_update(chain)
         chain.step += 1
-        U, finite = self.last.energy, chain.W.isfinite().all()
+        U = self.last.energy
+        finite = torch.stack([x.isfinite().all() for x in (chain.W, *chain.model.buffers())]).all()
         self.pending.append((t, grad_evals, U, finite if U is None else finite & U.isfinite()))
         if chain.device.type == "cpu":  # elsewhere this look would wait for the sample, and evaluate and save look
             self.check_finite()
@@ -1026,17 +1041,23 @@ class Run:
         """RunStopped at the first step since the last save after which U or W was not finite: nothing bad is saved."""
         finite = torch.stack([p[3] for p in self.pending]).tolist() if self.pending else []
         if not all(finite):
-            remedy = "--eps (leapfrog is stable for eps < 2 sqrt(M / k), k the largest curvature of the energy)"
-            raise RunStopped(
-                f"energy or weights are not finite at step {self.pending[finite.index(False)][0]}; the last good state "
-                f"is {self.folder.path}/checkpoint.pt; try a smaller {'--lr' if self.cfg.method == 'sgd' else remedy}"
-            )
+            raise self.diverged("energy, weights or statistics", self.pending[finite.index(False)][0])
+
+    def diverged(self, what, step):
+        remedy = "--eps (leapfrog is stable for eps < 2 sqrt(M / k), k the largest curvature of the energy)"
+        return RunStopped(
+            f"{what} are not finite at step {step}; the last good state is {self.folder.path}/checkpoint.pt; "
+            f"try a smaller {'--lr' if self.cfg.method == 'sgd' else remedy}"
+        )
 
     def evaluate(self):
         """Append the row of metrics.csv for W as it is now."""
         chain, last = self.chain, self.last
         self.check_finite()
-        row = {"step": chain.step, "grad_evals": chain.grad_evals} | evaluate(chain)
+        try:
+            row = {"step": chain.step, "grad_evals": chain.grad_evals} | evaluate(chain)
+        except FloatingPointError:
+            raise self.diverged("features", chain.step) from None
         row |= {"distance": rms(chain.W - chain.start).item(), "weight_rms": rms(chain.W).item()}
         if last:
             row |= {k: v.item() for k, v in last._asdict().items() if v is not None and k != "energy"}
@@ -1044,6 +1065,7 @@ class Run:
         self.say("step {step:,}: energy {energy:.4f}, k-NN {knn:.2%}, centre ratio {center:.4f}".format(**row))
         row = {k: f"{v:.9g}" if isinstance(v, float) else v for k, v in row.items()}
         self.folder.append("metrics.csv", METRICS, [row])
+        self.rows += 1
 
     def save(self):
         """Write the energies since the last save, then the checkpoint."""
@@ -1052,7 +1074,7 @@ class Run:
         values = torch.stack(energies).tolist() if energies and energies[0] is not None else [None] * len(energies)
         rows = [(p[0], p[1], "" if v is None else f"{v:.9g}") for p, v in zip(self.pending, values, strict=True)]
         self.folder.append("energy.csv", ENERGY, [dict(zip(ENERGY, row, strict=True)) for row in rows])
-        own = {"identity": self.folder.identity, "seconds": time.monotonic() - self.began}
+        own = {"identity": self.folder.identity, "rows": self.rows, "seconds": time.monotonic() - self.began}
         self.folder.save("checkpoint.pt", self.chain.state() | own)
         self.pending = []
 
@@ -1173,7 +1195,8 @@ def caught_signals():
         if received:
             os._exit(128 + signum)
         received.append(signum)
-        print("\nstopping after this step (a second signal ends at once)", flush=True)
+        with contextlib.suppress(OSError):  # not print(): the handler may have interrupted one
+            os.write(1, b"\nstopping after this step (a second signal ends at once)\n")
 
     main_thread = threading.current_thread() is threading.main_thread()  # only there can handlers be set
     before = {s: signal.signal(s, receive) for s in (signal.SIGINT, signal.SIGTERM)} if main_thread else {}
@@ -1209,7 +1232,9 @@ def main(argv=None):
         return 0
     except (BadInput, RunStopped) as error:
         code, message = error.code, str(error)  # the exception itself would keep the run, and with it the lock
-    except torch.OutOfMemoryError as error:
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
         code, message = 3, f"out of memory ({one_line(error)[:80]}); give a smaller --batch-size"
     except OSError as error:  # disk full, folder gone: write_whole left the last checkpoint as it was
         code, message = 3, f"cannot write the run ({one_line(error)}); mend that, then the same command goes on"

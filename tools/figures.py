@@ -283,7 +283,7 @@ def logarithmic(row):
     x = np.concatenate([line.get_xdata() for line in drawn] or [[]])
     if (x > 0).any():
         for axes in row:
-            axes.set_xscale("symlog", linthresh=x[x > 0].min())
+            axes.set_xscale("symlog", linthresh=10 ** math.floor(math.log10(x[x > 0].min())))
             axes.set_xlim(0, 1.1 * x.max())
 
 
@@ -424,6 +424,7 @@ def scale_text(scale):
     """Under what the numbers of a picture stand, for its title."""
     data, s = scale[0], dict(zip(SCALE, scale[1:], strict=True))
     bank = f"{s['knn_train'] or 'all'} training and {s['knn_test'] or 'all'} test images"
+    data = data.replace("images ", "image folder ")[:21]  # of its hash the beginning
     text = f"data {data}, batch {s['batch_size']}, {s['precision']}; k-NN: k {s['knn_k']}, t {s['knn_t']:g}, {bank}"
     text += "" if s["knn_features"] == "z" else ", trunk features"
     return text if s["bn"] == "recalibrated" else text + ", running BatchNorm statistics"
