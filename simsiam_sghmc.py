@@ -1210,7 +1210,7 @@ def caught_signals():
 def keep_freed_memory():
     """Ask glibc to keep freed memory in the process instead of returning each large tensor to the system.
 
-    Fresh pages are zeroed by the kernel, which costs up to 40 % of a gradient at batch 512 on the CPU.
+    Fresh pages are zeroed by the kernel: on the CPU that took 5 to 40 % of a gradient at batch 512.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:

@@ -77,7 +77,7 @@ def test_what_is_timed_is_the_programs_own_sample(bench, policy):
 
 
 def test_the_textbook_sample_moves_and_takes_2L_gradients(bench):
-    textbook = benchmark.Textbook(bench._replace(quick=True), 2, L=2)
+    textbook = benchmark.Textbook(CPU, bench.data.train, 2, L=2, workers=1)
     before = [p.clone() for p in textbook.model.parameters()]
     textbook.sample("fp32")
     assert len(textbook.energies) == 4 and all(0 <= U < 10 for U in textbook.energies)

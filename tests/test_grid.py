@@ -280,6 +280,7 @@ def test_a_failing_run_stops_no_other_and_is_named_at_the_end(grid):
     assert grid("fig1", JOBS="16")[0] == 0 and len(grid.calls()) == 4
 
 
+@pytest.mark.long
 def test_jobs_run_at_the_same_time_but_not_more(grid):
     began = time.monotonic()
     assert grid("fig2a --init stub", JOBS="1", NAP="0.6")[0] == 0
@@ -289,6 +290,7 @@ def test_jobs_run_at_the_same_time_but_not_more(grid):
     assert alone > 1.2 and time.monotonic() - began < alone - 0.3
 
 
+@pytest.mark.long
 def test_a_run_waits_for_the_start_it_needs(grid):
     code, out, _ = grid("cpu", SEEDS="0", JOBS="60", NAP="0.1")
     done = [line.split()[1] for line in out.splitlines() if line.startswith("done")]

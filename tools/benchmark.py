@@ -11,7 +11,8 @@ rows and every single timing; an earlier result at --out (default: benchmark.jso
     floor       a gradient of the bare network on ready images: batch 512 and 128
     sample      a sample over its floor, (number of gradients) x floor, and what it is spent on:
                 batch 512, L = 1 and 3; batch 128, L = 1, 2, 3 and 5 (one round less)
-    textbook    the same chain as one writes it first, over ours: batch 512, L = 3 (one round less)
+    textbook    the same chain as one writes it first, in a process of its own, over ours: batch 512, L = 3
+                (one round less)
     evaluation  evaluate() over its forward passes: 2,048 images as bank and 1,000 to classify (GPU: all)
     startup     the program from its start to its end after one sample, batch 128
     memory      with 50,000 images: resident after 50 and 500 samples of batch 4, at most in a sample of batch 512;
@@ -22,6 +23,7 @@ Contestants take turns, round by round; a ratio is the median of the rounds' own
 """
 
 import argparse
+import functools
 import itertools
 import json
 import math
@@ -261,11 +263,11 @@ class Textbook:
     contestants are at work, and the wait for the first one, which a long chain would not have, is a hundredth of it.
     """
 
-    def __init__(self, bench, batch, L):
+    def __init__(self, device, images, batch, L, workers):
         cfg = Config(**CHAIN)
-        self.device, self.L, self.eps, self.alpha, self.energies = bench.device, L, cfg.eps, cfg.alpha, []
+        self.device, self.L, self.eps, self.alpha, self.energies = device, L, cfg.eps, cfg.alpha, []
         self.model = simsiam_sghmc.initial_network(0).to(self.device)
-        data, workers = TwoViews(bench.data.train.cpu()), bench.pick(os.cpu_count() or 1, 1)
+        data = TwoViews(images)
         sampler = RandomSampler(data, num_samples=2 * L * batch)
         pinned = self.device.type == "cuda"
         self.loader = DataLoader(
@@ -299,11 +301,25 @@ class Textbook:
             self.half_kick(momenta, next(batches), precision)
 
 
+@functools.cache
+def textbook(device, batch, workers):
+    """The Textbook of this process."""
+    return Textbook(device, simsiam_sghmc.load_data("gratings", "").train, batch, TEXTBOOK_L, workers)
+
+
+def textbook_seconds(device, precision, batch, workers):
+    contestant = textbook(device, batch, workers)
+    return seconds(device, partial(contestant.sample, precision))
+
+
 # --------------------------------------------------------------------------------------------- the race of these parts
 
 
-def contestants(bench, batch, ladder, splits):
-    """name -> function that returns seconds: what the chosen parts need at this batch size, floors first."""
+def contestants(bench, batch, ladder, splits, other):
+    """name -> function that returns seconds: what the chosen parts need at this batch size, floors first.
+
+    `other` runs a process that never calls keep_freed_memory(): the textbook's, and that of "returning".
+    """
     found, device, parts, large = {}, bench.device, bench.parts, batch == sizes(bench)[0]
     for precision in PRECISIONS:
         if parts & {"rate", "floor"} and large:
@@ -316,9 +332,13 @@ def contestants(bench, batch, ladder, splits):
             mine = splits.setdefault(name, [])
             found[name] = partial(sample_seconds, bench, batch, precision, policy, L, mine)
     if "textbook" in parts and large:
-        textbook = Textbook(bench, batch, TEXTBOOK_L)
+        workers = bench.pick(os.cpu_count() or 1, 1)
         for precision in PRECISIONS:
-            found[f"textbook {precision}"] = partial(seconds, device, partial(textbook.sample, precision))
+            arguments = (precision, batch, workers)
+            found[f"textbook {precision}"] = partial(elsewhere, other, textbook_seconds, bench, *arguments)
+    if "memory" in parts and large:
+        for precision in PRECISIONS:
+            found[f"returning {precision}"] = partial(elsewhere, other, floor_seconds, bench, precision, batch)
     return found
 
 
@@ -336,11 +356,8 @@ def race_parts(bench):
     for batch, ladder in zip(sizes(bench), ((1, 3), (1, 2, 3, 5)), strict=True):
         splits, large = {}, batch == sizes(bench)[0]
         rounds = max(bench.rounds if large else bench.rounds - 1, 1)
-        with ProcessPoolExecutor(1, get_context("spawn")) as other:  # it never calls keep_freed_memory()
-            found = contestants(bench, batch, ladder, splits)
-            if "memory" in bench.parts and large:
-                for precision in PRECISIONS:
-                    found[f"returning {precision}"] = partial(elsewhere, other, floor_seconds, bench, precision, batch)
+        with ProcessPoolExecutor(1, get_context("spawn")) as other:
+            found = contestants(bench, batch, ladder, splits, other)
             for name, contestant in found.items():
                 if name.startswith(("floor", "returning")):  # first calls set up kernels and fill the heap
                     contestant()
@@ -388,6 +405,7 @@ def sample_rows(bench, batch, times, splits):
         shares = {part: sum(parts[part] for parts in mine) / total for part in mine[0]}
         note = f"{median(times, name):.3g} s: " + ", ".join(f"{part} {share:.1%}" for part, share in shares.items())
         value = median_ratio(times, name, f"floor {precision}") / gradients
+        note += f"; {1 / shares['gradient']:.3f} x its own gradients"
         row = Row("sample", f"{name}, batch {batch}", value, "x floor", note)
         rows.append(judged(bench, row, "<=", 1.08) if batch == sizes(bench)[0] else row)
     return rows
