@@ -69,7 +69,7 @@ fig5() { # 400 epochs of 97 updates out of a schedule of 800 (D16)
     add fig5/no-momentum $sgd --sg --similarity abscos $length --momentum 0
     add fig5/no-warmup-no-cosine $sgd --sg --similarity abscos $length --warmup-epochs 0 --no-cosine
     add fig5/no-sg $sgd --no-sg --similarity abscos $length
-    add fig5/cosine-loss $sgd --sg --similarity cos $length # "the energy loss doesn't affect the original results"
+    add fig5/cosine-loss $sgd --sg --similarity cos $length # "doesn't affect the original SimSiam results"
 }
 star() { # star PREFIX FLAGS: one factor at a time, same batches and noise in all (D3, D5). eps/sqrt(N): the drift of
     # eps without its noise. Prior 0.1: W forgets its start within 2,000 samples; a prior of 1 would need 100 times that
