@@ -104,17 +104,9 @@ def meta_run(monkeypatch):
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-def test_the_host_reads_nothing_from_the_device_within_a_step(meta_run, settings):
+def test_the_host_reads_nothing_from_the_device_and_copies_no_constants_to_it_within_a_step(meta_run, settings):
     run = meta_run(settings)
-    with Operators() as operators:
+    with Operators() as operators, Constants() as constants:
         run.advance()
-    assert not operators.waiting
+    assert not operators.waiting and not constants.waiting
     assert operators.count > 20 and run.chain.step == 2 and run.chain.W.device == META
-
-
-@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-def test_no_constants_are_copied_to_the_device_within_a_step(meta_run, settings):
-    run = meta_run(settings)
-    with Constants() as constants:
-        run.advance()
-    assert not constants.waiting
