@@ -16,7 +16,7 @@
 # (controls and cpu: "0 1 2"), JOBS=1 how many run at a time, PYTHON=python who runs them. SLURM_ARRAY_TASK_ID=i takes
 # line i alone, from 0. Finished runs are skipped, interrupted ones resumed: the same command again goes on. A length
 # (--samples, --updates) can be raised later; other FLAGS that change the chains want another OUT. A run that fails
-# does not stop the others. Exit codes: 0 done, 1 runs failed, 2 bad input, 130 and 143 by a signal.
+# does not stop the others. Exit codes: 0 done, 1 runs failed, 2 bad input, 129, 130 and 143 by a signal.
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 OUT=${OUT:-runs} JOBS=${JOBS:-1} PYTHON=${PYTHON:-python}
@@ -92,13 +92,11 @@ note() { # 3,600 gradients of 0.3 s, and 84 evaluations of 10 s: half an hour on
     done; done
 }
 cpu() { # 20,300 gradients of 0.3 s, 389 evaluations: three hours on two cores; SEEDS=0: 10,500, 221, half of that
-    local all=$SEEDS one=${SEEDS%% *} eps L loss lr
+    local one=${SEEDS%% *} eps L loss lr
     local rate="--epochs 800 --warmup-epochs 0 --lr 1e-2" # no warm-up: its ten epochs are 7,810 updates at batch 64
     pretrained=$OUT/cpu/pretrain/seed$one/checkpoint.pt
-    SEEDS=$one
-    add cpu/pretrain/ $sgd --sg --similarity cos $rate --updates 2000 --eval-every 250 $small --knn-train 4000 \
+    SEEDS=$one add cpu/pretrain/ $sgd --sg --similarity cos $rate --updates 2000 --eval-every 250 $small --knn-train 4000 \
         --knn-test 2000 # the longest run, with a finer k-NN
-    SEEDS=$all
     star cpu/ --samples 40 --eval-every 20 $small
     for loss in cos abscos; do
         add cpu/fig5/no-sg-$loss $sgd --no-sg --similarity $loss $rate --updates 300 --eval-every 50 $small
@@ -131,12 +129,10 @@ cpu() { # 20,300 gradients of 0.3 s, 389 evaluations: three hours on two cores; 
         add "cpu/fig1/L${L}_eps$eps" $chain --L $L --eps $eps --samples 30 --eval-every 30 $small
     done; done
     velocities cpu/ --samples 10 --eval-every 10 $small
-    SEEDS=$all
 }
 all() { # what other runs start from comes first
-    local given=$SEEDS
     for part in pretrain fig1 fig5 fig4 null note fig2a fig2b; do $part; done
-    SEEDS=${seeds_given:-0 1 2} && controls && SEEDS=$given
+    SEEDS=${seeds_given:-0 1 2} controls
 }
 
 # ------------------------------------------------------------------------------------------------------- the machinery

@@ -15,6 +15,7 @@ D1 ... D20 are the numbered decisions of README.md: where the paper is silent, o
 
 import argparse
 import contextlib
+import copy
 import csv
 import ctypes
 import fcntl
@@ -152,15 +153,12 @@ def unit_rows(x):
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     largest = x.detach().abs().amax(dim=1, keepdim=True)
     x = x / torch.where(largest > 0, largest, math.inf)
-    norm = x.norm(dim=1, keepdim=True)
-    return x / torch.where(norm > 0, norm, 1)  # not clamp_min(1): rows of norm 1 would lose the norm's gradient
+    return nn.functional.normalize(x, dim=1)  # the norm is 0 or at least 1
 
 
-def cosines(p1, z1, p2, z2, stop_grad=False):
-    """(P1.Z2, P2.Z1), each (B,): all four (B, d) are l2-normalised (D13), the targets Z detached with stop_grad."""
+def cosines(p1, z1, p2, z2):
+    """(P1.Z2, P2.Z1), each (B,): all four (B, d) are l2-normalised (D13)."""
     P1, Z1, P2, Z2 = (unit_rows(x) for x in (p1, z1, p2, z2))
-    if stop_grad:
-        Z1, Z2 = Z1.detach(), Z2.detach()
     return (P1 * Z2).sum(dim=1), (P2 * Z1).sum(dim=1)
 
 
@@ -173,12 +171,12 @@ def energy(p1, z1, p2, z2, stop_grad, similarity="abscos"):
     value stays, the gradient through Z is gone. Finite for every finite input: m is clamped to [tiny, 1] (D20).
     The mean is inside the logarithm (D4). Of the Note: "cos" is SimSiam's loss + 1, "l2" the Gaussian's -log Q.
     """
+    p1, z1, p2, z2 = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (p1, z1, p2, z2))
+    if stop_grad:
+        z1, z2 = z1.detach(), z2.detach()  # only as targets: the predictions were made from z before
     if similarity == "l2":
-        wide = torch.promote_types(p1.dtype, torch.float32)
-        p1, z1, p2, z2 = (x.to(wide) for x in (p1, z1, p2, z2))
-        t1, t2 = (z1.detach(), z2.detach()) if stop_grad else (z1, z2)
-        return ((p1 - t2).square().sum(dim=1) / 2 + (p2 - t1).square().sum(dim=1) / 2).mean() / 2
-    s12, s21 = cosines(p1, z1, p2, z2, stop_grad)
+        return ((p1 - z2).square().sum(dim=1) / 2 + (p2 - z1).square().sum(dim=1) / 2).mean() / 2
+    s12, s21 = cosines(p1, z1, p2, z2)
     if similarity == "cos":
         return (1 - (s12 + s21).mean() / 2).clamp_min(0)
     m = ((s12.abs() + s21.abs()) / 2).mean()
@@ -227,8 +225,8 @@ def half_kick_std(M, B_hat, eps, alpha):
     """sqrt of the noise variance 2 (C - B^) eps of one half-kick; C eps = alpha M. ValueError: M <= 0, B^ > C."""
     C_eps = alpha * M
     rounding = 4 * torch.finfo(M.dtype).eps * C_eps
-    if not (M > 0).all() or (B_hat * eps > C_eps + rounding).any():
-        raise ValueError("need mass > 0 and B^ <= C = alpha M / eps: the noise variance 2 (C - B^) eps is negative")
+    if not ((M > 0) & (M < math.inf)).all() or not (B_hat * eps <= C_eps + rounding).all():
+        raise ValueError("need 0 < mass < inf and B^ <= C = alpha M / eps: else 2 (C - B^) eps is no noise variance")
     return (2 * (C_eps - B_hat * eps)).clamp_min(0).sqrt()
 
 
@@ -319,7 +317,7 @@ def read_checkpoint(path):
     parts = {"weights": torch.Tensor, "buffers": dict, "step": int}
     if not isinstance(saved, dict) or not all(isinstance(saved.get(name), kind) for name, kind in parts.items()):
         raise BadInput(f"{path} is not a checkpoint of this program: it has no weights, buffers and step")
-    model = SimSiam()
+    model = initial_network(0)
     shapes = {name: b.shape for name, b in model.named_buffers()} | {"W": (sum(p.numel() for p in model.parameters()),)}
     found = {name: getattr(b, "shape", None) for name, b in saved["buffers"].items()} | {"W": saved["weights"].shape}
     if found != shapes:
@@ -331,7 +329,7 @@ def read_checkpoint(path):
 
 def load_model(path):
     """The SimSiam network of a checkpoint or sample, in evaluation mode with the chain's running statistics."""
-    model, saved = SimSiam(), read_checkpoint(path)
+    model, saved = initial_network(0), read_checkpoint(path)
     nn.utils.vector_to_parameters(saved["weights"], model.parameters())
     model.load_state_dict(saved["buffers"], strict=False)
     return model.eval()
@@ -540,39 +538,28 @@ RECALIBRATION = 8192  # images of the bank from which the BatchNorm statistics a
 
 
 @contextlib.contextmanager
-def borrowed(model):
-    """An evaluation borrows the network in full float32: its buffers and mode are put back (D7), TF32 is off.
-
-    Near collapse the differences between features shrink with their variance; TF32 would report chance too early.
-    """
-    saved = [b.clone() for b in model.buffers()]
-    switches = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [switch.allow_tf32 for switch in switches]
+def full_float32():
+    """No gradients and no TF32: near collapse the differences between features shrink with their variance, and TF32
+    would report chance too early."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = False
     try:
-        for switch in switches:
-            switch.allow_tf32 = False
         with torch.no_grad():
             yield
     finally:
-        for switch, value in zip(switches, before, strict=True):
-            switch.allow_tf32 = value
-        for b, s in zip(model.buffers(), saved, strict=True):
-            b.copy_(s)
-        model.train()
+        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 def recalibrate(model, images):
     """Replace the encoder's running statistics by the cumulative average over these images, as W is now (D7)."""
-    norms = [m for m in model.encoder.trunk if isinstance(m, nn.BatchNorm2d)]
-    momentum = [m.momentum for m in norms]
-    for m in norms:
-        m.reset_running_stats()
-        m.momentum = None  # cumulative average
+    for m in model.encoder.trunk:
+        if isinstance(m, nn.BatchNorm2d):
+            m.reset_running_stats()
+            m.momentum = None  # cumulative average
     model.train()
     for block in images.split(BLOCK):
         model.encoder.trunk(normalise(block))
-    for m, value in zip(norms, momentum, strict=True):
-        m.momentum = value
 
 
 def features(model, images, kind):
@@ -658,18 +645,22 @@ def fixed_subset(images, labels, count, kick):
 
 def evaluate(chain):
     """The k-NN, geometry and minibatch columns of metrics.csv at W as it is now: a dictionary."""
+    chain = copy.copy(chain)
+    chain.model = copy.deepcopy(chain.model)  # the chain's own buffers and mode stay as they are (D7)
     cfg, model, data = chain.cfg, chain.model, chain.data
     bank, bank_labels = fixed_subset(data.train, data.train_labels, cfg.knn_train, 0)
     test, test_labels = fixed_subset(data.test, data.test_labels, cfg.knn_test, 1)
-    with borrowed(model):
+    with full_float32():
         row = batch_measures(*chain.predict(*chain.encode(*chain.last_views())), cfg.similarity)
         if cfg.bn == "recalibrated":
             count = min(RECALIBRATION, cfg.knn_train or len(data.train))
             recalibrate(model, fixed_subset(data.train, data.train_labels, count, 0)[0])
         test, bank = (features(model, images, cfg.knn_features) for images in (test, bank))
-        if not (test.isfinite().all() and bank.isfinite().all()):  # an overflow in the network, W itself still finite
+        z = test if cfg.knn_features == "z" else model.encoder.head(test)
+        # an overflow in the network or in U, W itself still finite
+        if not (all(x.isfinite().all() for x in (bank, test, z)) and math.isfinite(row["energy"])):
             raise FloatingPointError
-        row |= geometry(test if cfg.knn_features == "z" else model.encoder.head(test))
+        row |= geometry(z)
         row["knn"] = knn_accuracy(bank, bank_labels, test, test_labels, cfg.knn_k, cfg.knn_t)
         mean = bank.mean(dim=0)
         row["knn_centered"] = knn_accuracy(bank - mean, bank_labels, test - mean, test_labels, cfg.knn_k, cfg.knn_t)
@@ -766,9 +757,11 @@ class RunFolder:
             write_whole(self.path / name, "".join(line + "\n" for line in lines).encode())
         return saved
 
-    def append(self, name, header, rows):
-        with open(self.path / name, "a", newline="") as file:
-            csv.DictWriter(file, header, restval="", lineterminator="\n").writerows(rows)
+    def append(self, name, rows):
+        """Rows of cells at the end of a table: None is an empty cell, 9 digits tell any two float32 numbers apart."""
+        cells = [["" if v is None else f"{v:.9g}" if isinstance(v, float) else str(v) for v in row] for row in rows]
+        with open(self.path / name, "a") as file:
+            file.writelines(",".join(line) + "\n" for line in cells)
             file.flush()
             os.fsync(file.fileno())
 
@@ -812,15 +805,6 @@ def kept_rows(path, header, last):
 # ------------------------------------------------------------------------------------------------------------- chains
 
 
-class Step(NamedTuple):
-    """What one sample or update leaves for the tables, as 0-d tensors still on the device; None: does not apply."""
-
-    energy: torch.Tensor | None
-    grad_norm: torch.Tensor | None
-    kinetic_temperature: torch.Tensor | None = None
-    drift_to_noise: torch.Tensor | None = None
-
-
 class Chain:
     """The state of a run: network, its flat W (n,) and G (n,), images on the device, steps and gradients done."""
 
@@ -837,6 +821,7 @@ class Chain:
         self.per_epoch = len(data.train) // cfg.batch_size  # the last incomplete batch is dropped (D11)
         self.length = cfg.samples if cfg.method == "sghmc" else cfg.updates or cfg.epochs * self.per_epoch
         self.optimisers = sgd_optimisers(self)
+        self.last, self.pending = {}, []  # columns of the last step; (step, grad_evals, U, finite) since the last save
 
     def restore(self, saved):
         """Take over what `saved` holds of a checkpoint."""
@@ -894,7 +879,7 @@ class Chain:
 def sghmc_sample(chain):
     """W_t -> W_{t+1} by one sghmc_step on minibatch energies; 2L-1 gradients, or L with one batch per sample (D3)."""
     cfg, t = chain.cfg, chain.step
-    calls, seen = itertools.count(), {}
+    calls, seen = itertools.count(), {"row": {}}
 
     def grad(X):
         """Gradient of energy_scale U + |W|^2 / (2 prior_std^2) at X; keeps what the tables need."""
@@ -905,7 +890,7 @@ def sghmc_sample(chain):
             chain.grad_evals += 1
             g = chain.G if cfg.energy_scale == 1 else cfg.energy_scale * chain.G
             if kick == 0:
-                seen["U"], seen["grad_norm"] = U, chain.G.norm()
+                seen["row"] = {"energy": U, "grad_norm": chain.G.norm()}
         if cfg.prior_std:
             g = g + X / cfg.prior_std**2
         if kick == 0:
@@ -921,16 +906,17 @@ def sghmc_sample(chain):
     # the first drift is eps/M ((1 - alpha) Phi_0 - eps/2 g + N(0, 2 alpha M)): its second term over the random ones
     noise = math.sqrt((1 - cfg.alpha) ** 2 * cfg.phi_std**2 + 2 * cfg.alpha * cfg.mass)
     drift_to_noise = cfg.eps / 2 * seen["force"] / noise
-    return Step(seen.get("U"), seen.get("grad_norm"), (Phi.square() / cfg.mass).mean(), drift_to_noise)
+    return seen["row"] | {"kinetic_temperature": (Phi.square() / cfg.mass).mean(), "drift_to_noise": drift_to_noise}
 
 
 def learning_rate(cfg, epoch):
-    """Learning rate of SGD in an epoch (from 0): linear warm-up per epoch, then cosine per epoch towards 0 (D10)."""
+    """Learning rate of SGD in an epoch (from 0): linear warm-up per epoch, then cosine per epoch to 0 (D10)."""
     if epoch < cfg.warmup_epochs:
         return cfg.lr * (epoch + 1) / cfg.warmup_epochs
     if not cfg.cosine:
         return cfg.lr
-    return cfg.lr * (1 + math.cos(math.pi * (epoch - cfg.warmup_epochs) / (cfg.epochs - cfg.warmup_epochs))) / 2
+    done = min(1, (epoch - cfg.warmup_epochs) / (cfg.epochs - cfg.warmup_epochs))  # 1: beyond --epochs, 0 for good
+    return cfg.lr * (1 + math.cos(math.pi * done)) / 2
 
 
 def sgd_optimisers(chain):
@@ -964,7 +950,17 @@ def sgd_update(chain):
     grad_norm = chain.G.norm()
     encoder.step()
     predictor.step()
-    return Step(U, grad_norm)
+    return {"energy": U, "grad_norm": grad_norm}
+
+
+def advance(chain):
+    """One sample or update. What it leaves for the tables stays on the device until it is saved."""
+    t, grad_evals = chain.step, chain.grad_evals
+    chain.last = sghmc_sample(chain) if chain.cfg.method == "sghmc" else sgd_update(chain)
+    chain.step += 1
+    U = chain.last.get("energy")
+    finite = torch.stack([x.isfinite().all() for x in (chain.W, *chain.model.buffers(), *(() if U is None else (U,)))])
+    chain.pending.append((t, grad_evals, U, finite.all()))
 
 
 # ---------------------------------------------------------------------------------------------------------------- run
@@ -996,7 +992,6 @@ class Run:
             self.chain.restore(self.saved)
             self.began -= self.saved["seconds"]
         self.rows = self.saved["rows"] if self.saved else 0  # of metrics.csv
-        self.pending, self.last = [], None  # (step, grad_evals, U, finite) since the last save; the last Step
         self.terminal = sys.stdout.isatty()
 
     def go(self, signals):
@@ -1010,7 +1005,9 @@ class Run:
             self.save()
         first, began = chain.step, time.monotonic()
         while chain.step < chain.length and not signals:
-            self.advance()
+            advance(chain)
+            if chain.device.type == "cpu":  # elsewhere this look would wait for the sample; evaluate and save look too
+                self.check_finite(newest=True)
             due = chain.step % cfg.eval_every == 0 or chain.step == chain.length
             if due:
                 self.evaluate()
@@ -1025,23 +1022,12 @@ class Run:
             raise RunStopped(f"saved at step {chain.step}; the same command goes on from there", 128 + signals[0])
         self.say(summary(self.folder.path))
 
-    def advance(self):
-        """One sample or update; its energy stays on the device until save()."""
-        chain = self.chain
-        t, grad_evals = chain.step, chain.grad_evals
-        self.last = sghmc_sample(chain) if self.cfg.method == "sghmc" else sgd_update(chain)
-        chain.step += 1
-        U = self.last.energy
-        finite = torch.stack([x.isfinite().all() for x in (chain.W, *chain.model.buffers())]).all()
-        self.pending.append((t, grad_evals, U, finite if U is None else finite & U.isfinite()))
-        if chain.device.type == "cpu":  # elsewhere this look would wait for the sample, and evaluate and save look
-            self.check_finite()
-
-    def check_finite(self):
+    def check_finite(self, newest=False):
         """RunStopped at the first step since the last save after which U or W was not finite: nothing bad is saved."""
-        finite = torch.stack([p[3] for p in self.pending]).tolist() if self.pending else []
+        steps = self.chain.pending[-1:] if newest else self.chain.pending
+        finite = torch.stack([step[3] for step in steps]).tolist() if steps else []
         if not all(finite):
-            raise self.diverged("energy, weights or statistics", self.pending[finite.index(False)][0])
+            raise self.diverged("energy, weights or statistics", steps[finite.index(False)][0])
 
     def diverged(self, what, step):
         remedy = "--eps (leapfrog is stable for eps < 2 sqrt(M / k), k the largest curvature of the energy)"
@@ -1052,31 +1038,29 @@ class Run:
 
     def evaluate(self):
         """Append the row of metrics.csv for W as it is now."""
-        chain, last = self.chain, self.last
+        chain = self.chain
         self.check_finite()
         try:
             row = {"step": chain.step, "grad_evals": chain.grad_evals} | evaluate(chain)
         except FloatingPointError:
             raise self.diverged("features", chain.step) from None
         row |= {"distance": rms(chain.W - chain.start).item(), "weight_rms": rms(chain.W).item()}
-        if last:
-            row |= {k: v.item() for k, v in last._asdict().items() if v is not None and k != "energy"}
+        row |= {name: value.item() for name, value in chain.last.items() if name != "energy"}
         row["seconds"] = time.monotonic() - self.began
         self.say("step {step:,}: energy {energy:.4f}, k-NN {knn:.2%}, centre ratio {center:.4f}".format(**row))
-        row = {k: f"{v:.9g}" if isinstance(v, float) else v for k, v in row.items()}
-        self.folder.append("metrics.csv", METRICS, [row])
+        self.folder.append("metrics.csv", [[row.get(name) for name in METRICS]])
         self.rows += 1
 
     def save(self):
         """Write the energies since the last save, then the checkpoint."""
         self.check_finite()
-        energies = [p[2] for p in self.pending]
-        values = torch.stack(energies).tolist() if energies and energies[0] is not None else [None] * len(energies)
-        rows = [(p[0], p[1], "" if v is None else f"{v:.9g}") for p, v in zip(self.pending, values, strict=True)]
-        self.folder.append("energy.csv", ENERGY, [dict(zip(ENERGY, row, strict=True)) for row in rows])
+        chain = self.chain
+        energies = [step[2] for step in chain.pending]
+        values = torch.stack(energies).tolist() if energies and energies[0] is not None else energies
+        self.folder.append("energy.csv", [(*step[:2], U) for step, U in zip(chain.pending, values, strict=True)])
         own = {"identity": self.folder.identity, "rows": self.rows, "seconds": time.monotonic() - self.began}
-        self.folder.save("checkpoint.pt", self.chain.state() | own)
-        self.pending = []
+        self.folder.save("checkpoint.pt", chain.state() | own)
+        chain.pending = []
 
     def say(self, text, rewritten=False):
         """Print a line; on a terminal one that the next rewrites, if so wished."""
@@ -1125,12 +1109,14 @@ def check_sizes(cfg, data):
 
 def opening(cfg, chain):
     """What this run is and what it will cost."""
-    per_step, left = 1, chain.length - chain.step
+    per_step, left, horizon = 1, max(0, chain.length - chain.step), cfg.epochs * chain.per_epoch
     if cfg.method == "sghmc":
         per_step = (2 * cfg.L - 1 if cfg.batch_per == "kick" else cfg.L) * (cfg.energy_scale > 0)
     text = f"{cfg.method} on {chain.device} from step {chain.step:,}, {left:,} steps = {left * per_step:,} gradients"
     if cfg.method == "sghmc" and cfg.sg:
         text += "\nnote: a stop-gradient field is not the gradient of any energy, so this chain samples no posterior"
+    if cfg.method == "sgd" and cfg.cosine and chain.length > horizon:
+        text += f"\nnote: the learning rate is 0 from update {horizon:,} on, where the {cfg.epochs} --epochs end"
     return text
 
 

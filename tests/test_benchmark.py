@@ -67,11 +67,11 @@ def test_a_gradient_at_batch_512_is_082_tflop():
 @pytest.mark.parametrize("policy", ["kick", "sample"])
 def test_what_is_timed_is_the_programs_own_sample(bench, policy):
     settings = {"L": 2, "batch_per": policy}
-    step, run, other = simsiam_sghmc.sghmc_step, *(benchmark.new_run(bench, 4, **settings) for _ in range(2))
-    parts = benchmark.split(run)
-    simsiam_sghmc.sghmc_sample(other.chain)
-    assert torch.equal(run.chain.W, other.chain.W) and run.chain.step == 1 and len(run.pending) == 1
-    assert run.chain.grad_evals == benchmark.POLICIES[policy](2)
+    step, chain, other = simsiam_sghmc.sghmc_step, *(benchmark.new_chain(bench, 4, **settings) for _ in range(2))
+    parts = benchmark.split(chain)
+    simsiam_sghmc.sghmc_sample(other)
+    assert torch.equal(chain.W, other.W) and chain.step == 1 and len(chain.pending) == 1
+    assert chain.grad_evals == benchmark.POLICIES[policy](2)
     assert parts.keys() == {"augmentation", "gradient", "noise and update", "logging"} and min(parts.values()) > 0
     assert simsiam_sghmc.sghmc_step is step
 

@@ -117,7 +117,9 @@ def test_energy_scale_zero_is_the_random_walk_of_the_same_normals(chain, monkeyp
     c = chain(energy_scale=0.0, eps=0.5)
     seen = recorded_sample(c, monkeypatch)
     assert all(g.abs().max() == 0 for g in seen["g"])
-    assert c.W.std() > 0.5
+    monkeypatch.undo()
+    walk = s.sghmc_step(seen["w"], s.normals(0, 0, len(c.W)), lambda X: 0.0, eps=0.5, L=2, alpha=0.01)
+    assert torch.equal(c.W, walk) and (c.W - seen["w"]).std() > 0.5
 
 
 def test_scale_and_prior_enter_the_gradient_as_written(chain, monkeypatch):
@@ -134,13 +136,20 @@ def test_each_gradient_is_that_of_the_energy_at_its_own_position_and_minibatch(c
         model = copy.deepcopy(c.model)
         seen = recorded_sample(c, monkeypatch)
         monkeypatch.undo()
-        for kick in (0, 2):  # at X_0 and, on another minibatch, at X_1
+        for kick in range(3):  # at X_0, at X_1 and, on another minibatch, at X_1 again
             nn.utils.vector_to_parameters(seen["X"][kick], model.parameters())
             (p1, z1), (p2, z2) = (model(view) for view in c.views(0, kick))
             wanted = torch.autograd.grad(s.energy(p1, z1, p2, z2, sg), list(model.parameters()))
             wanted = torch.cat([g.flatten() for g in wanted])
             assert torch.allclose(seen["g"][kick], wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
-        assert not torch.equal(seen["X"][0], seen["X"][2])
+        assert not torch.equal(seen["X"][0], seen["X"][1]) and torch.equal(seen["X"][1], seen["X"][2])
+
+
+def test_bf16_is_for_the_network_alone_and_never_for_w_its_draws_and_its_gradient(chain, monkeypatch):
+    c = chain(precision="bf16")
+    seen = recorded_sample(c, monkeypatch)
+    assert {x.dtype for x in (c.W, seen["w"], *seen["z"], *seen["X"], *seen["g"])} == {torch.float32}
+    assert c.last_views()[0].dtype == torch.float32 and c.encode(*c.views(0))[0].dtype == torch.bfloat16
 
 
 def test_a_minibatch_is_a_function_of_seed_step_and_kick_and_has_no_image_twice(chain, monkeypatch):
@@ -154,7 +163,14 @@ def test_a_minibatch_is_a_function_of_seed_step_and_kick_and_has_no_image_twice(
     assert len(c.views(5, 1)[0].unique(dim=0)) == 24  # all of 24 images, so none twice
 
 
-def test_images_augmentation_and_noise_each_depend_on_seed_and_step_and_the_first_two_on_the_kick(chain, monkeypatch):
+def test_no_two_of_fifty_thousand_samples_share_a_generator():
+    states = {s.generator(0, "noise", t).initial_seed() % 2**32 for t in range(50_000)}
+    assert len(states) == 50_000
+    draws = [(0, "noise", 0), (1, "noise", 0), (0, "minibatch", 0), (0, "noise", 0, 1)]
+    assert len({s.generator(*draw).initial_seed() for draw in draws}) == 4
+
+
+def test_every_draw_depends_on_seed_and_step_and_those_of_a_minibatch_on_the_kick_too(chain, monkeypatch):
     monkeypatch.setattr(s, "apply_augmentation", lambda images, a: (images, a.factors))
     places = [(0, 5, 1), (0, 5, 2), (0, 6, 1), (1, 5, 1)]
     drawn = [chain(seed=seed).views(step, kick)[0] for seed, step, kick in places]
@@ -192,7 +208,7 @@ def test_the_kinetic_temperature_is_that_of_the_momentum_after_the_last_computed
     c.W.copy_(before)
     c.step = 0
     monkeypatch.undo()
-    assert float(s.sghmc_sample(c).kinetic_temperature) == pytest.approx(float((Phi**2 / 4).mean()), rel=1e-3)
+    assert float(s.sghmc_sample(c)["kinetic_temperature"]) == pytest.approx(float((Phi**2 / 4).mean()), rel=1e-3)
 
 
 def test_drift_to_noise_compares_the_two_terms_of_the_first_drift(chain, monkeypatch):
@@ -202,7 +218,7 @@ def test_drift_to_noise_compares_the_two_terms_of_the_first_drift(chain, monkeyp
     wanted = (0.125 * seen["g"][0]).square().mean().sqrt() / noise.square().mean().sqrt()
     c = chain(eps=0.25, mass=4.0, velocity_std=0.3, alpha=0.2)
     monkeypatch.undo()
-    assert float(s.sghmc_sample(c).drift_to_noise) == pytest.approx(float(wanted), rel=0.01)
+    assert float(s.sghmc_sample(c)["drift_to_noise"]) == pytest.approx(float(wanted), rel=0.01)
 
 
 # ---------------------------------------------------------------------------------------------------------------- SGD
@@ -220,6 +236,15 @@ def test_the_learning_rate_warms_up_to_its_peak_in_epoch_ten_then_falls_as_a_cos
     assert lr[10 + 395] == pytest.approx(0.015)
     assert lr[799] == pytest.approx(0.015 * (1 + math.cos(math.pi * 789 / 790)))
     assert all(a >= b > 0 for a, b in zip(lr[9:], lr[10:], strict=False))
+
+
+def test_the_learning_rate_is_0_beyond_the_schedule_and_the_opening_says_so(chain):
+    cfg = s.Config(method="sgd", epochs=20)
+    assert [s.learning_rate(cfg, epoch) for epoch in (20, 21, 30, 40)] == [0] * 4
+    settings = {"method": "sgd", "epochs": 3, "warmup_epochs": 0}  # of 6 updates each
+    for updates, said in ((18, False), (19, True)):
+        c = chain(**settings, updates=updates)
+        assert ("the learning rate is 0 from update 18 on" in s.opening(c.cfg, c)) == said
 
 
 def test_without_warm_up_and_cosine_the_learning_rate_is_constant():
@@ -340,7 +365,7 @@ OTHERS = ["--no-sg --L 1 --precision bf16 --batch-per sample --samples", "--meth
 
 
 @pytest.mark.parametrize("line", OTHERS)
-def test_so_is_one_in_bf16_and_one_by_sgd(run, line):
+def test_a_resumed_run_in_bf16_or_by_sgd_is_the_uninterrupted_one_bit_for_bit(run, line):
     whole, parts = run(f"{line} 4", "whole"), run(f"{line} 2", "parts")
     assert whole[0] == parts[0] == 0
     code, out, _, folder = run(f"{line} 4", "parts")
@@ -393,7 +418,7 @@ def test_an_evaluation_is_in_full_float32_whatever_the_precision_of_the_chain(ch
     c = chain(precision="bf16")
     before = [switch.allow_tf32 for switch in switches]
     torch.backends.cudnn.allow_tf32 = True
-    with s.borrowed(c.model):
+    with s.full_float32():
         assert not any(switch.allow_tf32 for switch in switches)
         z, trunk = (s.features(c.model, c.data.test, kind) for kind in ("z", "trunk"))
     assert z.dtype == trunk.dtype == torch.float32 and torch.backends.cudnn.allow_tf32
@@ -402,6 +427,46 @@ def test_an_evaluation_is_in_full_float32_whatever_the_precision_of_the_chain(ch
     plain = s.evaluate(chain())
     assert all(s.evaluate(c)[k] == plain[k] for k in ("knn", "center", "z_std"))
     assert c.encode(*c.views(0))[0].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("part, settings", [("head", {"knn_features": "trunk"}), ("predictor", {"similarity": "l2"})])
+def test_an_overflow_that_the_features_do_not_show_is_a_divergence_too(chain, monkeypatch, part, settings):
+    c = chain(**settings)
+    layer = c.model.encoder.head[0] if part == "head" else c.model.predictor[3]
+    if part == "head":  # of the test images alone
+        monkeypatch.setattr(s, "batch_measures", lambda *a: {"energy": 0.0})
+    s.evaluate(c)
+    layer.weight.data.fill_(1e38)
+    with pytest.raises(FloatingPointError):
+        s.evaluate(c)
+
+
+@pytest.mark.parametrize(
+    "center, dead_samples, verdict",
+    [(0.99, 0.5, "no"), (0.9901, 0.5, "constant"), (0.3, 0.51, "dead"), (0.9901, 0.51, "dead")],
+)
+def test_a_chain_is_constant_above_centre_ratio_099_and_dead_above_half_of_the_rows(
+    chain, monkeypatch, center, dead_samples, verdict
+):
+    monkeypatch.setattr(s, "geometry", lambda z: {"center": center, "dead_samples": dead_samples})
+    assert s.evaluate(chain())["collapsed"] == verdict
+
+
+@pytest.mark.parametrize("knn, verdict", [(0.399, "yes"), (0.401, "no")])
+def test_at_chance_is_at_most_twelve_tenths_of_the_largest_class(chain, monkeypatch, knn, verdict):
+    monkeypatch.setattr(s, "knn_accuracy", lambda *a: knn)
+    assert s.evaluate(chain())["at_chance"] == verdict  # three classes of four test images each
+
+
+def test_knn_centered_is_the_vote_after_the_banks_mean_is_taken_from_both(chain, monkeypatch):
+    seen = []
+    monkeypatch.setattr(s, "knn_accuracy", lambda *a: seen.append(a) or len(seen) / 10)
+    row = s.evaluate(chain(knn_train=20))
+    assert (row["knn"], row["knn_centered"]) == (0.1, 0.2)
+    (bank, bank_labels, test, test_labels, *_), centred = seen
+    assert bank.shape == (20, 128) and test.shape == (12, 128)
+    wanted = (bank - bank.mean(dim=0), bank_labels, test - bank.mean(dim=0), test_labels, 3, 0.1)
+    assert all(torch.equal(a, b) if torch.is_tensor(b) else a == b for a, b in zip(centred, wanted, strict=True))
 
 
 def test_recalibrated_features_depend_on_the_weights_alone_and_running_ones_do_not(chain):
@@ -418,7 +483,7 @@ def test_recalibration_is_the_average_of_batch_statistics(chain):
     c = chain()
     x = s.normalise(c.data.train)
     convolution = c.model.encoder.trunk[:5]
-    with torch.no_grad(), s.borrowed(c.model):
+    with torch.no_grad(), s.full_float32():
         s.recalibrate(c.model, c.data.train)
         mean = c.model.encoder.trunk[5].running_mean.clone()
         assert torch.allclose(mean, convolution(x).mean(dim=(0, 2, 3)), atol=1e-5)

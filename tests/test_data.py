@@ -18,7 +18,7 @@ import simsiam_sghmc as s
 CIFAR10 = torchvision.datasets.CIFAR10
 
 
-def test_gratings_are_balanced_reproducible_and_without_network_or_files():
+def test_gratings_are_balanced_and_a_function_of_the_seed():
     images, labels = s.gratings(200, seed=1)
     assert images.shape == (200, 3, 32, 32) and images.dtype == torch.uint8
     assert labels.bincount().tolist() == [20] * 10
@@ -131,4 +131,5 @@ def test_a_bad_download_is_one_line_that_names_the_other_choices(server, tmp_pat
 def test_without_a_network_the_message_is_the_same(tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
     assert s.main(["--data-dir", str(tmp_path / "data"), "--out", str(tmp_path / "run")]) == 2
-    assert "--data gratings" in capfd.readouterr().err
+    message = capfd.readouterr().err
+    assert all(words in message for words in ("CIFAR-10", "--data gratings", "--data FOLDER"))

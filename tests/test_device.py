@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import simsiam_sghmc
-from simsiam_sghmc import Chain, Config, Images, Run
+from simsiam_sghmc import Chain, Config, Images, advance
 
 META = torch.device("meta")
 READS = {"_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select", "unique", "_unique2"}
@@ -74,8 +74,8 @@ class Constants(TorchFunctionMode):
 
 
 @pytest.fixture
-def meta_run(monkeypatch):
-    """meta_run(settings) -> a Run without a folder, its chain on the meta device, one step done.
+def meta_chain(monkeypatch):
+    """meta_chain(settings) -> a Chain on the meta device, one step done.
 
     That device has no generators and no autocast: the draws get none, and precision is fp32. The first step may set up
     what later ones use again.
@@ -92,21 +92,20 @@ def meta_run(monkeypatch):
 
     def make(settings):
         images, labels = torch.zeros(24, 3, 32, 32, dtype=torch.uint8), torch.zeros(24, dtype=torch.int64)
-        run = Run.__new__(Run)
-        run.cfg, run.pending, run.last = Config(**({"sg": False, "batch_size": 4} | settings)), [], None
-        run.chain = Chain(run.cfg, Images(images, labels, images, labels, "none"), None, META)
+        cfg = Config(**({"sg": False, "batch_size": 4} | settings))
+        chain = Chain(cfg, Images(images, labels, images, labels, "none"), None, META)
         monkeypatch.setattr(simsiam_sghmc, "generator", generator)
-        run.chain.autocast = contextlib.nullcontext
-        run.advance()
-        return run
+        chain.autocast = contextlib.nullcontext
+        advance(chain)
+        return chain
 
     return make
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-def test_the_host_reads_nothing_from_the_device_and_copies_no_constants_to_it_within_a_step(meta_run, settings):
-    run = meta_run(settings)
+def test_the_host_never_waits_for_the_device_within_a_step(meta_chain, settings):
+    chain = meta_chain(settings)
     with Operators() as operators, Constants() as constants:
-        run.advance()
+        advance(chain)
     assert not operators.waiting and not constants.waiting
-    assert operators.count > 20 and run.chain.step == 2 and run.chain.W.device == META
+    assert operators.count > 20 and chain.step == 2 and chain.W.device == META

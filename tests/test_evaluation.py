@@ -84,9 +84,28 @@ def test_the_effective_rank_counts_equal_directions():
     assert s.geometry(z[:, :1] * torch.ones(1, 6))["effective_rank"] == pytest.approx(1, abs=1e-4)
 
 
+def test_loss_is_simsiams_and_negative_cos_the_share_of_negative_cosines():
+    p1, z2 = torch.tensor([[2.0, 0], [3, 0], [0, 1]]), torch.tensor([[5.0, 0], [-1, 0], [0.6, -0.8]])  # 1, -1, -0.8
+    p2, z1 = torch.tensor([[0.0, 1], [1, 0], [4, 0]]), torch.tensor([[1.0, 0], [0.6, 0.8], [2, 0]])  # 0, 0.6, 1
+    measures = s.batch_measures(p1, z1, p2, z2, "abscos")
+    assert measures["loss"] == pytest.approx(-(1 - 1 - 0.8 + 0 + 0.6 + 1) / 6, abs=1e-6)
+    assert measures["negative_cos"] == pytest.approx(2 / 6)
+    assert measures["energy"] == pytest.approx(-math.log((1 + 1 + 0.8 + 0 + 0.6 + 1) / 6), abs=1e-6)
+
+
+def test_a_subset_is_random_without_repetition_and_the_same_in_every_run():
+    x, labels = torch.arange(100), torch.arange(100) + 7
+    chosen, its_labels = s.fixed_subset(x, labels, 30, 0)
+    assert torch.equal(its_labels, chosen + 7) and len(chosen.unique()) == 30 and chosen.max() > 80
+    torch.manual_seed(5)
+    assert torch.equal(s.fixed_subset(x, labels, 50, 0)[0][:30], chosen)  # a larger one begins with it
+    assert not torch.equal(s.fixed_subset(x, labels, 30, 1)[0], chosen)  # the test images' is another one
+    assert s.fixed_subset(x, labels, None, 0)[0] is x
+
+
 def test_the_features_are_z_or_what_enters_its_layer(pictures):
     model, images = s.initial_network(0), s.load_data(str(pictures), "").test
-    with s.borrowed(model):
+    with s.full_float32():
         z, trunk = (s.features(model, images, kind) for kind in ("z", "trunk"))
         assert z.shape == (12, 128) and trunk.shape == (12, 4096)
         assert torch.equal(z, model.encoder.head(trunk))

@@ -498,7 +498,7 @@ def test_no_step_is_made_after_the_one_that_is_not_finite_and_nothing_of_it_is_w
         if where == "weights":
             chain.W[7] = float("inf")
             return step
-        return step._replace(energy=torch.tensor(float("nan")))
+        return step | {"energy": torch.tensor(float("nan"))}
 
     monkeypatch.setattr(s, "sghmc_sample", broken)
     before = contents(begun)
@@ -718,18 +718,7 @@ def test_every_command_line_ends_as_documented_and_its_repetition_changes_nothin
     assert {0, 2} <= set(codes)
 
 
-# ------------------------------------------------------------------------------------------------- help, names, summary
-
-
-def test_help_lists_every_setting_with_its_default(capsys):
-    with pytest.raises(SystemExit) as stop:
-        s.main(["--help"])
-    text = " ".join(capsys.readouterr().out.split())
-    assert stop.value.code == 0
-    for f in s.fields(s.Config):
-        assert s.flag(f.name) in text
-        default = ("off", "on")[f.default] if isinstance(f.default, bool) else f.default
-        assert default is None or f"[{default}]" in text
+# ---------------------------------------------------------------------------------------------- names, opening, summary
 
 
 def test_the_default_folder_is_named_by_what_differs_from_the_defaults():
@@ -760,6 +749,11 @@ def test_the_opening_states_the_cost_and_that_a_stop_gradient_chain_samples_no_p
         cfg = s.parse(["--batch-size", "4", *line.split()])[0]
         text = s.opening(cfg, s.Chain(cfg, data, None, torch.device("cpu")))
         assert words in text and ("no posterior" in text) == (cfg.sg and cfg.method == "sghmc")
+
+
+def test_a_chain_that_is_longer_than_asked_for_has_nothing_left_to_do(run, begun):
+    code, out, _, _ = run(f"{LINE} 1")
+    assert code == 0 and "from step 2, 0 steps = 0 gradients" in out
 
 
 def test_a_log_file_has_no_control_characters_and_the_summary_names_verdict_and_folder(run, begun):

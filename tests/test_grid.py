@@ -281,7 +281,7 @@ def test_a_failing_run_stops_no_other_and_is_named_at_the_end(grid):
 
 
 @pytest.mark.long
-def test_jobs_run_at_the_same_time_but_not_more(grid):
+def test_two_jobs_run_at_the_same_time(grid):
     began = time.monotonic()
     assert grid("fig2a --init stub", JOBS="1", NAP="0.6")[0] == 0
     alone = time.monotonic() - began

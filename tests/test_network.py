@@ -62,10 +62,3 @@ def test_the_initial_network_is_a_function_of_the_seed_and_leaves_the_global_gen
     first, again, other = (nn.utils.parameters_to_vector(s.initial_network(k).parameters()) for k in (3, 3, 4))
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(first, again) and not torch.equal(first, other)
-
-
-def test_no_two_of_fifty_thousand_samples_share_a_generator():
-    states = {s.generator(0, "noise", t).initial_seed() % 2**32 for t in range(50_000)}
-    assert len(states) == 50_000
-    draws = [(0, "noise", 0), (1, "noise", 0), (0, "minibatch", 0), (0, "noise", 0, 1)]
-    assert len({s.generator(*draw).initial_seed() for draw in draws}) == 4

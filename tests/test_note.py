@@ -35,24 +35,13 @@ def mean_and_error(values):
     return values.mean().item(), 4 * values.std().item() / math.sqrt(len(values))
 
 
-@pytest.mark.parametrize("slope", [RHO, 0.0, 0.5, 1.2])
+@pytest.mark.parametrize("slope", [RHO, 0.0, 0.5, 0.7, 0.9, 1.2])
 def test_the_expected_l2_energy_is_conditional_entropy_plus_the_predictors_divergence(slope):
     z1, z2 = pairs(50, 500, seed=0)
     values = [energy(slope * a, a, slope * b, b, False, "l2") for a, b in zip(z1, z2, strict=True)]
     mean, error = mean_and_error(values)
     divergence = D / 2 * (slope - RHO) ** 2 / (1 - RHO**2)  # KL(N(rho z1, I) || N(slope z1, I)), mean over z1
     assert abs(mean + CONSTANT - (CONDITIONAL_ENTROPY + divergence)) < error < 0.1
-
-
-def test_no_predictor_comes_below_entropy_minus_information():
-    z1, z2 = pairs(50, 500, seed=1)
-    for slope in (0.0, 0.5, 0.7, 0.9, 1.2):
-        excess = [  # of the energy over the right predictor's, on the same pairs
-            energy(slope * a, a, slope * b, b, False, "l2") - energy(RHO * a, a, RHO * b, b, False, "l2")
-            for a, b in zip(z1, z2, strict=True)
-        ]
-        mean, error = mean_and_error(excess)
-        assert mean > error
 
 
 def test_the_best_linear_predictor_is_the_conditional_mean():

@@ -23,6 +23,7 @@ Contestants take turns, round by round; a ratio is the median of the rounds' own
 """
 
 import argparse
+import copy
 import functools
 import itertools
 import json
@@ -52,7 +53,7 @@ from torchvision import transforms
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 import simsiam_sghmc  # noqa: E402
-from simsiam_sghmc import BadInput, Chain, Config, Images, Run  # noqa: E402
+from simsiam_sghmc import BadInput, Chain, Config, Images, advance  # noqa: E402
 
 PARTS = ("rate", "floor", "sample", "textbook", "evaluation", "startup", "memory", "cost")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -185,18 +186,14 @@ def flops_per_pair():
     return counter.get_total_flops() / 2
 
 
-def new_run(bench, batch, **settings):
-    """A Run at its first step without a folder: its advance() is the program's own, nothing else of it is used."""
-    run = Run.__new__(Run)
-    run.cfg = Config(**(CHAIN | {"batch_size": batch} | settings))
-    run.chain = Chain(run.cfg, bench.data, None, bench.device)
-    run.pending, run.last = [], None
-    return run
+def new_chain(bench, batch, **settings):
+    """A Chain at its first step, for the program's own advance()."""
+    return Chain(Config(**(CHAIN | {"batch_size": batch} | settings)), bench.data, None, bench.device)
 
 
-def split(run):
+def split(chain):
     """Seconds of one sample by what they go to; on a GPU each piece is waited for, which itself takes time."""
-    chain, spent, step = run.chain, Counter(), simsiam_sghmc.sghmc_step
+    spent, step = Counter(), simsiam_sghmc.sghmc_step
 
     def timed(part, f):
         def call(*args, **options):
@@ -215,7 +212,7 @@ def split(run):
     chain.views = timed("augmentation", chain.views)
     chain.encode, chain.gradient = timed("gradient", chain.encode), timed("gradient", chain.gradient)
     with mock.patch.object(simsiam_sghmc, "sghmc_step", timed_step):
-        timed("all", run.advance)()
+        timed("all", advance)(chain)
     parts = {"augmentation": spent["augmentation"], "gradient": spent["gradient"]}
     parts["noise and update"] = spent["step"] - spent["callback"]
     return parts | {"logging": spent["all"] - sum(parts.values())}
@@ -224,10 +221,10 @@ def split(run):
 def sample_seconds(bench, batch, precision, policy, L, splits):
     """One sample, logging and all; appends its split to the list `splits`."""
     settings = {"precision": precision, "batch_per": policy, "L": L}
-    parts = split(new_run(bench, batch, **settings))
+    parts = split(new_chain(bench, batch, **settings))
     splits.append(parts)
     if bench.device.type == "cuda":
-        return seconds(bench.device, new_run(bench, batch, **settings).advance)
+        return seconds(bench.device, partial(advance, new_chain(bench, batch, **settings)))
     return sum(parts.values())
 
 
@@ -440,8 +437,8 @@ def returning_rows(bench, batch, times, splits):
 
 def forward_passes(chain, views, bank, test, count):
     """The forward passes of evaluate() on ready blocks of images: minibatch, statistics, bank, test images."""
-    model = chain.model
-    with simsiam_sghmc.borrowed(model):
+    model = copy.deepcopy(chain.model)
+    with simsiam_sghmc.full_float32():
         chain.predict(*chain.encode(*views))
         for block in bank[:count]:
             model.encoder.trunk(block)
@@ -453,7 +450,7 @@ def forward_passes(chain, views, bank, test, count):
 def evaluation_part(bench):
     whole, batch = bench.device.type == "cuda", bench.pick(128, 8)
     bank, test = (None, None) if whole else bench.pick((2048, 1000), (256, 256))
-    chain = new_run(bench, batch, knn_train=bank, knn_test=test).chain
+    chain = new_chain(bench, batch, knn_train=bank, knn_test=test)
     blocks = [
         [simsiam_sghmc.normalise(block) for block in images[:n].split(simsiam_sghmc.BLOCK)]
         for images, n in ((chain.data.train, bank), (chain.data.test, test))
@@ -518,11 +515,11 @@ def memory_at(device, counts, batch, precision):
     images = torch.randint(256, (50_000, 3, 32, 32), dtype=torch.uint8)
     labels = torch.zeros(len(images), dtype=torch.int64)
     bench = Bench(device, Images(images, labels, images[:1], labels[:1], "noise"), 1, frozenset(), False)
-    run, seen = new_run(bench, batch, precision=precision, L=1), {}
+    chain, seen = new_chain(bench, batch, precision=precision, L=1), {}
     for done in range(1, max(counts) + 1):
-        run.advance()
-        if done % run.cfg.checkpoint_every == 0:
-            run.pending = []  # as save() does
+        advance(chain)
+        if done % chain.cfg.checkpoint_every == 0:
+            chain.pending = []  # as save() does
         if done in counts:
             wait(device)
             seen[done] = resident("VmRSS")
@@ -548,8 +545,8 @@ def memory_part(bench):
 
 
 def samples_seconds(bench, batch, L, count):
-    run = new_run(bench, batch, L=L, precision="bf16")
-    return seconds(bench.device, lambda: [run.advance() for _ in range(count)])
+    chain = new_chain(bench, batch, L=L, precision="bf16")
+    return seconds(bench.device, lambda: [advance(chain) for _ in range(count)])
 
 
 def cost_part(bench):
