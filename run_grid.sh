@@ -84,7 +84,7 @@ controls() { star "" --samples 10000 --eval-every 200; } # 10,000: where the pap
 note() { # 3,600 gradients of 0.3 s, and 84 evaluations of 10 s: half an hour on two cores
     local similarity k lr
     for k in 1 5; do for similarity in abscos cos l2; do
-        lr=1e-2 && [[ $similarity != l2 ]] || lr=1e-3 # at 1e-2 the l2 loss, whose rows keep their length, diverges
+        lr=1e-2 && [[ $similarity != l2 ]] || lr=1e-4 # at 1e-2 and 1e-3 l2, whose rows keep their length, diverges
         for sg in --sg --no-sg; do
             add "note/${similarity}_${sg#--}_predictor-steps$k" $sgd $sg --similarity $similarity --predictor-steps $k \
                 --lr $lr --warmup-epochs 0 --no-cosine --updates 300 --eval-every 50 $small

@@ -197,15 +197,16 @@ def test_cpu_covers_every_figure_at_one_small_scale(grid):
 
 
 def test_one_sample_of_the_walk_has_the_law_of_ten_thousand(grid):
-    """Both are N(W_0, V): the walk's V at 100 eps is that of one sample at eps, times 10,000."""
+    """Samples without energy are independent moves: 10,000 at eps add up to N(0, 10,000 V), the law of one at 100 eps."""
+    walks = [cfg for cfg in grid.configs("cpu") if "/walk/" in cfg.out]
+    figure_1 = {(cfg.L, 100 * cfg.eps, cfg.samples // 10_000) for cfg in grid.configs("fig1")}
+    assert settings(walks, "L", "eps", "samples") == figure_1
+    assert {(cfg.energy_scale, cfg.prior_std, cfg.alpha, cfg.sg) for cfg in walks} == {(0, None, 0.01, False)}
     w, z = torch.randn(7, dtype=torch.float64), torch.randn(10, 7, dtype=torch.float64)
-    for cfg in grid.configs("cpu"):
-        if "/walk/" not in cfg.out:
-            continue
-        assert cfg.energy_scale == 0 and cfg.prior_std is None
+    for L in (1, 2, 3, 5):
         moves = [  # linear in the normals, the same whatever w, and in proportion to eps
-            simsiam_sghmc.sghmc_step(start, z, lambda X: 0.0, eps=eps, L=cfg.L, alpha=cfg.alpha) - start
-            for start, eps in ((w, cfg.eps), (0 * w, cfg.eps / 100))
+            simsiam_sghmc.sghmc_step(start, z, lambda X: 0.0, eps=eps, L=L, alpha=0.01) - start
+            for start, eps in ((w, 0.1), (0 * w, 0.001))
         ]
         assert torch.allclose(moves[0], 100 * moves[1], rtol=1e-9)
 
@@ -272,7 +273,7 @@ def test_finished_runs_are_skipped_and_others_started_again(grid):
 
 
 def test_a_failing_run_stops_no_other_and_is_named_at_the_end(grid):
-    code, out, err = grid("fig1", FAIL="eps1e-2", JOBS="16")
+    code, out, err = grid("fig1", FAIL="eps1e-2", JOBS="8")  # some are yet to start when the first ones fail
     assert code == 1 and len(grid.calls()) == 16
     assert err.splitlines()[0] == "failed: runs/fig1/L1_eps1e-2_seed0: exit code 3, stub: no such luck"
     assert "4 of 16 failed" in err.splitlines()[-1] and len(err.splitlines()) == 5
