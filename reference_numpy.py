@@ -210,7 +210,6 @@ FLAGS = {
 STEP_KEYS = {"id", "flags", "eps", "L", "alpha", "mass", "b_hat", "w", "z", "A", "b", "g", "trajectory", "w_new",
              "bound", "wrong"}
 ENERGY_KEYS = {"id", "flags", "stop_grad", "p1", "z1", "p2", "z2", "u", "grads", "bound", "wrong"}
-RESULT_KEYS = {"id", "dtype", "w_new", "u", "grads"}
 STEPS = [  # id, flags, coordinates, grid of the inputs, parameters
     ("generic", "generic b_hat", 3, 8, dict(eps=0.1, L=3, alpha=0.13, mass=2.89, b_hat=0.05)),
     ("paper", "unit_mass", 4, 8, dict(eps=0.001, L=3, alpha=0.01)),
@@ -390,6 +389,7 @@ def read_vectors(kind):
 
 
 def checked_vectors(content, keys):
+    """The vectors of a parsed file by id; ValueError as in `read_vectors`."""
     if set(content) != {"format", "flags", "vectors"} or content["format"] != 1:
         raise ValueError(f"expected format 1 with the keys format, flags, vectors, not {sorted(content)}")
     by_id = {}

@@ -134,7 +134,7 @@ def load(place):
 
 
 def torch_adapter(dtype):
-    """simsiam_sghmc.py behind the signatures of this oracle."""
+    """simsiam_sghmc.py behind the signatures of this oracle; in double precision on the caller's own memory."""
     import torch
 
     import simsiam_sghmc
@@ -144,14 +144,14 @@ def torch_adapter(dtype):
 
     def sghmc_step(w, z, grad, **settings):
         settings = {k: torch.tensor(v) if isinstance(v, np.ndarray) else v for k, v in settings.items()}
-        return simsiam_sghmc.sghmc_step(torch.tensor(w, dtype=real), torch.tensor(np.array(z), dtype=real),
+        return simsiam_sghmc.sghmc_step(torch.as_tensor(w, dtype=real), torch.as_tensor(z, dtype=real),
                                         lambda x: torch.tensor(grad(x.numpy()), dtype=real), **settings)
 
     def energy(p1, z1, p2, z2, similarity="abscos"):
-        return simsiam_sghmc.energy(*(torch.tensor(x, dtype=real) for x in (p1, z1, p2, z2)), False, similarity)
+        return simsiam_sghmc.energy(*(torch.as_tensor(x, dtype=real) for x in (p1, z1, p2, z2)), False, similarity)
 
     def energy_grad(p1, z1, p2, z2, stop_grad, similarity="abscos"):
-        batch = [torch.tensor(x, dtype=real, requires_grad=True) for x in (p1, z1, p2, z2)]
+        batch = [torch.as_tensor(x, dtype=real).requires_grad_() for x in (p1, z1, p2, z2)]
         value = simsiam_sghmc.energy(*batch, stop_grad, similarity)
         grads = torch.autograd.grad(value, batch, allow_unused=True)
         return [torch.zeros_like(x) if g is None else g for g, x in zip(grads, batch, strict=True)]
@@ -498,7 +498,95 @@ def generic_case(impl=NUMPY, L=3):
                    b_hat=0.05 if impl.accepts("b_hat") else 0.0)
 
 
-# ------------------------------------------------------------------------- properties of one step (Algorithm 1)
+# -------------------------------------------------------------------- properties of one step: Algorithm 1, line by line
+
+def still(draw, impl, L):
+    """A case of the exact class in which nothing moves: W_t = 0, no draws, no gradients. A test then sets one thing;
+    there are bits enough for |W_t| and gradients up to 4 and draws up to 2. (At alpha = 1/2, alpha is 1 - alpha.)"""
+    case = exact_case(draw, impl, L=L, alphas=(0.125,), gradients="recorded")
+    full = deepest(replace(case, w=0 * case.w + 4, z=0 * case.z + 2, g=0 * case.g + 4), impl)
+    return replace(full, w=0 * full.w, z=0 * full.z, g=0 * full.g)
+
+
+def travel(case, j):
+    """By how much X_L moves for each unit of momentum that half-kick j adds (j = 0: line 1): eps M^-1 of what later
+    half-kicks leave of it, in each drift from there on. A drift follows each odd half-kick."""
+    eps, c, M, _ = case.scales()
+    return eps / M * sum(c ** (J - j) for J in range(j | 1, 2 * case.L, 2))
+
+
+@holds_for("sghmc_step")
+def test_momentum_is_drawn_with_covariance_m(impl, draw):
+    """Line 1: Phi = sqrt(M) z_0."""
+    case = still(draw, impl, L=3)
+    case.z[0] = draw.nonzero(case.n, 1)
+    _, _, M, _ = case.scales()
+    assert_step(impl, case, travel(case, 0) * roots(M) * rational(case.z[0]))
+
+
+@holds_for("sghmc_step")
+def test_free_particle_keeps_1_minus_alpha_of_its_momentum_in_each_half_kick(impl, draw):
+    """Lines 3 and 5: the full alpha in each of the two (D2)."""
+    case = still(draw, impl, L=4)
+    case.z[0] = draw.nonzero(case.n, 1)
+    eps, c, M, _ = case.scales()
+    drifts = c * (1 - c ** (2 * case.L)) / (1 - c**2)  # c + c^3 + ... + c^(2L-1)
+    assert_step(impl, case, eps / M * roots(M) * rational(case.z[0]) * drifts)
+
+
+@holds_for("sghmc_step")
+def test_gradient_moves_one_leapfrog_by_eps_squared_over_2m(impl, draw):
+    """Line 3, then line 4: a gradient already moves W at L = 1."""
+    case = still(draw, impl, L=1)
+    case.g[0] = draw.nonzero(case.n, 2)
+    eps, _, M, _ = case.scales()
+    assert_step(impl, case, -(eps**2) / (2 * M) * rational(case.g[0]))
+
+
+@holds_for("sghmc_step")
+def test_each_half_kick_takes_off_eps_over_2_times_the_gradient_at_its_position(impl, draw):
+    """Line 3 of leapfrog l stands at X_l, line 5 at X_(l+1), so half-kick j at X_(j // 2)."""
+    case = still(draw, impl, L=3)
+    case.z[0], case.g = 1, draw.array(case.g.shape, -4, 4)  # moving, so that the positions differ
+    case.g = distinct(case, case.L)
+    eps, _, M, _ = case.scales()
+    pushes = sum(-eps / 2 * rational(case.g[j // 2]) * travel(case, j) for j in range(1, 2 * case.L))
+    assert_step(impl, case, travel(case, 0) * roots(M) + pushes)
+
+
+@holds_for("sghmc_step")
+def test_each_half_kick_adds_noise_of_covariance_2_c_eps(impl, draw):
+    """Lines 3 and 5: the full N(0, 2 C eps) in each of the two (D2), C = alpha M / eps."""
+    case = still(draw, impl, L=3)
+    eps, _, M, _ = case.scales()
+    C = Fraction(case.alpha) * M / eps
+    for j in range(1, 2 * case.L):
+        kick = replace(case, z=0 * case.z)
+        kick.z[j] = draw.nonzero(case.n, 1)
+        assert_step(impl, kick, travel(case, j) * roots(2 * C * eps) * rational(kick.z[j]), f"half-kick {j} alone")
+
+
+@holds_for("sghmc_step")
+def test_sample_is_the_last_position_and_not_w_t_as_printed(impl, draw):
+    """Line 6 (D1): what moves is seen to move, from where it was."""
+    case = still(draw, impl, L=3)
+    case.w, case.z[0] = draw.array(case.n, -4, 4), draw.nonzero(case.n, 1)
+    got = assert_step(impl, case)
+    assert (got != rational(case.w)).all(), f"W_(t+1) = W_t = {case.w} though the momentum is not zero: {case}"
+
+
+@holds_for("sghmc_step")
+def test_last_half_kick_never_reaches_the_sample(impl, draw):
+    """Neither its draw nor its gradient: line 5 of the last leapfrog changes Phi alone."""
+    case = exact_case(draw, impl, gradients="recorded")
+    other = replace(case, z=case.z.copy(), g=case.g.copy())
+    other.z[-1] += 3
+    other.g[-1] += 3
+    other.g = distinct(other, other.L)  # X_L may be a position seen before
+    assert_agree(run(impl, other), run(impl, case), 0, "changing z[2L] and the gradient at X_L", case)
+
+
+# ------------------------------------------------------------------------------------------------------- the whole step
 
 @holds_for("sghmc_step", examples=40)
 def test_sample_has_the_bits_of_rational_arithmetic(impl, draw):
@@ -511,7 +599,7 @@ def test_sample_lies_within_the_rounding_bound_of_rational_arithmetic(impl, draw
 
 
 @holds_for("sghmc_step", examples=1)
-def test_generic_sample_is_right(impl, draw):
+def test_sample_is_right_at_a_setting_that_hides_no_bug(impl, draw):
     for L in (1, 2, 3, 5):
         assert_step(impl, generic_case(impl, L))
 
@@ -555,14 +643,6 @@ def test_every_coefficient_of_the_affine_map_is_right(impl, draw):
         assert_step(impl, probe, what=f"coefficient of {what}")
 
 
-@holds_for("sghmc_step")
-def test_last_half_kick_never_reaches_the_sample(impl, draw):
-    case = exact_case(draw, impl, gradients="any")
-    other = replace(case, z=case.z.copy())
-    other.z[-1] += 3
-    assert_agree(run(impl, other), run(impl, case), 0, "changing z[2L]", case)
-
-
 def prefixes(impl, case):
     """X_0 .. X_L from the implementation, and their error bounds: X_l is the sample of l leapfrogs."""
     cases = [replace(case, L=l, z=case.z[: 2 * l + 1]) for l in range(1, case.L + 1)]
@@ -584,6 +664,80 @@ def test_three_successive_positions_obey_the_recurrence_without_momentum(impl, d
                 + eps / M * s * (c * z[2 * l + 2] + z[2 * l + 3]))
         bound = e[l + 2] + (1 + c**2) * e[l + 1] + c**2 * e[l] + kick * (slope @ e[l + 1])
         assert_agree(X[l + 2] - X[l + 1], want, bound, f"X_{l + 2} - X_{l + 1}", case)
+
+
+# ---------------------------------------------------------------------------------------------- the law of one leapfrog
+
+@holds_for("sghmc_step")
+def test_one_leapfrog_has_the_right_mean_and_variance(impl, draw):
+    case = exact_case(draw, impl, L=1, n=1, gradients="any")
+    eps, c, M, _ = case.scales()
+    still = replace(case, z=0 * case.z)
+    mean = assert_step(impl, still, rational(case.w) - eps**2 / (2 * M) * case.force(rational(case.w), 0), "mean")
+    variance, error = 0, 0
+    for j in (0, 1):
+        unit = replace(still, z=still.z.copy())
+        unit.z[j] = 1
+        R, e = run(impl, unit) - mean, tolerance(impl, unit) + tolerance(impl, still)
+        variance, error = variance + R * R, error + (2 * abs(R) + e) * e
+    assert_agree(variance, eps**2 / M * (1 + (1 - c) ** 2), error, "variance of W_(t+1) given W_t", case)
+
+
+@holds_for("sghmc_step")
+def test_one_leapfrog_chain_on_a_quadratic_has_the_right_stationary_variance_and_lag_one_correlation(impl, draw):
+    case = exact_case(draw, impl, L=1, n=1)
+    case = replace(case, w=0 * case.w, z=0 * case.z, b=0 * case.b, A=np.full((1, 1), 2.0))
+    eps, c, M, _ = case.scales()
+    k = Fraction(2)
+
+    def response(**unit):
+        probe = replace(case, **unit)
+        return run(impl, probe)[0], tolerance(impl, probe)[0]
+
+    (G, e), (R0, e0), (R1, e1) = response(w=np.ones(1)), response(z=np.eye(3)[:, :1]), response(z=np.eye(3)[:, 1:2])
+    assert_agree(np.array([G]), 1 - eps**2 * k / (2 * M), e, "lag-1 correlation", case)
+    S = (1 + (1 - c) ** 2) / (k * (1 - eps**2 * k / (4 * M)))  # solves S = G S G + Q
+    error = S * (2 * abs(G) + e) * e + (2 * abs(R0) + e0) * e0 + (2 * abs(R1) + e1) * e1
+    assert_agree(G * S * G + R0**2 + R1**2, S, error, "variance of W_(t+1) when W_t has the stationary variance", case)
+
+
+# ----------------------------------------------------------------------------------------- the estimate B^ (Equation 1)
+
+@holds_for("sghmc_step", "b_hat")
+def test_b_hat_lowers_the_noise_variance_and_nothing_else(impl, draw):
+    case = exact_case(draw, impl, gradients="any", L=3)
+    C = case.alpha * case.mass / case.eps
+    case = deepest(replace(case, b_hat=C * draw.choice(0.75, 1.0)), impl)  # a quarter of the variance; no noise
+    assert_step(impl, case)
+    assert_step(impl, rounded_case(draw, impl, b_hat=True))
+
+
+@holds_for("sghmc_step", "b_hat")
+def test_b_hat_may_differ_between_coordinates(impl, draw):
+    case = rounded_case(draw, impl)
+    C = case.alpha * case.mass / case.eps
+    assert_step(impl, replace(case, b_hat=C * draw.array(case.n, 0, 12, 1 / 16)))
+
+
+@holds_for("sghmc_step", "b_hat", examples=5)
+def test_b_hat_larger_than_the_friction_is_refused(impl, draw):
+    case = rounded_case(draw, impl)
+    case = replace(case, alpha=max(case.alpha, 1 / 64))
+    case.b_hat = 2 * case.alpha * case.mass / case.eps
+    try:
+        got = impl.step(case.w, case.z, gradient(case), **case.settings())
+    except ValueError:
+        return
+    raise AssertionError(f"B^ = 2C gives {got} instead of a ValueError: {case}")
+
+
+# ------------------------------------------------------------------------------------------------------------ mechanics
+
+@holds_for("sghmc_step")
+def test_without_draws_and_gradient_nothing_moves(impl, draw):
+    case = rounded_case(draw, impl)
+    case = replace(case, z=0 * case.z, A=0 * case.A, b=0 * case.b, kappa=0.0)
+    assert_agree(run(impl, case), rational(case.w), 0, "fixed point", case)
 
 
 def phase_map(impl, A, draw, mass):
@@ -624,7 +778,7 @@ def determinant(T):
 
 
 @holds_for("sghmc_step", examples=10)
-def test_phase_space_volume_shrinks_by_c_per_half_kick_and_coordinate_whatever_the_force(impl, draw):
+def test_phase_space_volume_shrinks_by_c_per_half_kick_and_coordinate_for_any_linear_force(impl, draw):
     A = draw.array((2, 2), -2, 2)  # need not be symmetric
     T, c, L = phase_map(impl, A, draw, draw.choice(16.0, 0.25))
     assert T is None or determinant(T) == c ** (2 * (2 * L + 1))
@@ -641,7 +795,7 @@ def test_map_is_conformally_symplectic_exactly_if_the_force_is_a_gradient(impl, 
 
 
 def leapfrog_case(draw, impl):
-    """Exact class with alpha = 0, no noise; the map without friction. Two leapfrogs are kept in reserve."""
+    """Exact class with alpha = 0, no noise; the map without friction."""
     case = exact_case(draw, impl, L=4, n=2, masses=(16.0, 0.25, 0.25), alphas=(0.0,))
     case.z[1:] = 0
     return case
@@ -679,16 +833,6 @@ def test_leapfrog_conserves_the_modified_energy_of_a_quadratic(impl, draw):
 
 
 @holds_for("sghmc_step")
-def test_free_particle_slows_down_geometrically(impl, draw):
-    case = exact_case(draw, impl)
-    case = replace(case, A=0 * case.A, b=0 * case.b, z=case.z.copy())
-    case.z[1:] = 0
-    eps, c, M, _ = case.scales()
-    travel = c * (1 - c ** (2 * case.L)) / (1 - c**2)  # c + c^3 + ... + c^(2L-1)
-    assert_step(impl, case, rational(case.w) + eps / M * roots(M) * rational(case.z)[0] * travel)
-
-
-@holds_for("sghmc_step")
 def test_free_fall_is_a_parabola(impl, draw):
     case = leapfrog_case(draw, impl)
     case = replace(case, A=0 * case.A)
@@ -698,48 +842,7 @@ def test_free_fall_is_a_parabola(impl, draw):
     assert_step(impl, case, rational(case.w) + fall)
 
 
-@holds_for("sghmc_step")
-def test_one_leapfrog_depends_on_the_gradient(impl, draw):
-    case = exact_case(draw, impl, L=1)
-    eps, _, M, _ = case.scales()
-    without = replace(case, A=0 * case.A, b=0 * case.b)
-    push = -(eps**2) / (2 * M) * case.force(rational(case.w), 0)
-    assert_agree(run(impl, case) - run(impl, without), push, tolerance(impl, case) + tolerance(impl, without),
-                 "what the gradient adds", case)
-
-
-@holds_for("sghmc_step")
-def test_one_step_law_has_the_right_mean_and_covariance(impl, draw):
-    case = exact_case(draw, impl, L=1, n=1, gradients="any")
-    eps, c, M, _ = case.scales()
-    still = replace(case, z=0 * case.z)
-    mean = assert_step(impl, still, rational(case.w) - eps**2 / (2 * M) * case.force(rational(case.w), 0), "mean")
-    variance, error = 0, 0
-    for j in (0, 1):
-        unit = replace(still, z=still.z.copy())
-        unit.z[j] = 1
-        R, e = run(impl, unit) - mean, tolerance(impl, unit) + tolerance(impl, still)
-        variance, error = variance + R * R, error + (2 * abs(R) + e) * e
-    assert_agree(variance, eps**2 / M * (1 + (1 - c) ** 2), error, "variance of W_(t+1) given W_t", case)
-
-
-@holds_for("sghmc_step")
-def test_stationary_variance_and_lag_one_correlation_of_a_quadratic_are_right(impl, draw):
-    case = exact_case(draw, impl, L=1, n=1)
-    case = replace(case, w=0 * case.w, z=0 * case.z, b=0 * case.b, A=np.full((1, 1), 2.0))
-    eps, c, M, _ = case.scales()
-    k = Fraction(2)
-
-    def response(**unit):
-        probe = replace(case, **unit)
-        return run(impl, probe)[0], tolerance(impl, probe)[0]
-
-    (G, e), (R0, e0), (R1, e1) = response(w=np.ones(1)), response(z=np.eye(3)[:, :1]), response(z=np.eye(3)[:, 1:2])
-    assert_agree(np.array([G]), 1 - eps**2 * k / (2 * M), e, "lag-1 correlation", case)
-    S = (1 + (1 - c) ** 2) / (k * (1 - eps**2 * k / (4 * M)))  # solves S = G S G + Q
-    error = S * (2 * abs(G) + e) * e + (2 * abs(R0) + e0) * e0 + (2 * abs(R1) + e1) * e1
-    assert_agree(G * S * G + R0**2 + R1**2, S, error, "variance of W_(t+1) when W_t has the stationary variance", case)
-
+# -------------------------------------------------------------------------------------------- rescalings and symmetries
 
 def assert_same(impl, case, other, transform=lambda x: x, what="the two runs"):
     """transform(sample of `case`) = sample of `other`; `transform` is linear with |entries| summing to at most 2."""
@@ -769,7 +872,7 @@ def test_one_mass_per_coordinate_is_one_run_per_coordinate(impl, draw):
 
 
 @holds_for("sghmc_step")
-def test_temperature_is_a_rescaled_step_size(impl, draw):
+def test_energy_times_lambda_is_step_size_times_root_lambda_with_draws_over_root_lambda(impl, draw):
     case = exact_case(draw, impl, L=3, gradients="any")
     scaled = deepest(replace(case, A=4 * case.A, b=4 * case.b, kappa=4 * case.kappa), impl)  # lambda = 4
     other = replace(case, L=scaled.L, z=scaled.z / 2, eps=2 * case.eps)
@@ -777,7 +880,7 @@ def test_temperature_is_a_rescaled_step_size(impl, draw):
 
 
 @holds_for("sghmc_step")
-def test_shifting_the_energy_shifts_the_sample(impl, draw):
+def test_translating_start_and_energy_translates_the_sample(impl, draw):
     case = exact_case(draw, impl)
     shift = draw.array(case.n, -4, 4)
     moved = replace(case, w=case.w + shift, b=case.b + case.A @ shift)
@@ -821,12 +924,7 @@ def test_independent_blocks_of_coordinates_do_not_mix(impl, draw):
     assert_agree(run(impl, both), want, bound, "two blocks in one vector", case)
 
 
-@holds_for("sghmc_step")
-def test_without_draws_and_gradient_nothing_moves(impl, draw):
-    case = rounded_case(draw, impl)
-    case = replace(case, z=0 * case.z, A=0 * case.A, b=0 * case.b, kappa=0.0)
-    assert_agree(run(impl, case), rational(case.w), 0, "fixed point", case)
-
+# --------------------------------------------------------------------------------------------------- what a call may do
 
 @holds_for("sghmc_step")
 def test_gradients_are_asked_at_the_positions_in_order(impl, draw):
@@ -845,7 +943,7 @@ def test_gradients_are_asked_at_the_positions_in_order(impl, draw):
 
 
 @holds_for("sghmc_step")
-def test_a_step_changes_nothing_but_its_result(impl, draw):
+def test_a_step_writes_no_argument_shares_no_memory_and_keeps_no_state(impl, draw):
     case = rounded_case(draw, impl)
     w, z, grad, settings = case.w.copy(), case.z.copy(), gradient(case), case.settings()
     raw = impl.module.sghmc_step(w, z, grad, **settings)
@@ -859,34 +957,6 @@ def test_a_step_changes_nothing_but_its_result(impl, draw):
     assert (numbers(raw, w.shape, "sghmc_step returns") == first).all(), "the result shares memory with an argument"
     again = impl.step(case.w.copy(), case.z.copy(), grad, **settings)
     assert (again == first).all(), "the same inputs gave other bits: something is kept between calls"
-
-
-@holds_for("sghmc_step", "b_hat")
-def test_b_hat_lowers_the_noise_variance_and_nothing_else(impl, draw):
-    case = exact_case(draw, impl, gradients="any", L=3)
-    C = case.alpha * case.mass / case.eps
-    case = deepest(replace(case, b_hat=C * draw.choice(0.75, 1.0)), impl)  # a quarter of the variance; no noise
-    assert_step(impl, case)
-    assert_step(impl, rounded_case(draw, impl, b_hat=True))
-
-
-@holds_for("sghmc_step", "b_hat")
-def test_b_hat_may_differ_between_coordinates(impl, draw):
-    case = rounded_case(draw, impl)
-    C = case.alpha * case.mass / case.eps
-    assert_step(impl, replace(case, b_hat=C * draw.array(case.n, 0, 12, 1 / 16)))
-
-
-@holds_for("sghmc_step", "b_hat", examples=5)
-def test_b_hat_larger_than_the_friction_is_refused(impl, draw):
-    case = rounded_case(draw, impl)
-    case = replace(case, alpha=max(case.alpha, 1 / 64))
-    case.b_hat = 2 * case.alpha * case.mass / case.eps
-    try:
-        got = impl.step(case.w, case.z, gradient(case), **case.settings())
-    except ValueError:
-        return
-    raise AssertionError(f"B^ = 2C gives {got} instead of a ValueError: {case}")
 
 
 # ------------------------------------------------------------------------------------------ diagnosis, kill matrix
@@ -1042,30 +1112,39 @@ def test_five_independent_ways_to_take_a_step_agree_to_the_bit(data):
     assert all((way == ways[0]).all() for way in ways), f"{ways} {case}"
 
 
-WRONG_ARGUMENTS = [dict(eps=0.0), dict(eps=-0.1), dict(eps=float("nan")), dict(eps=float("inf")), dict(L=0), dict(L=-1),
-                   dict(alpha=-0.01), dict(alpha=1.0), dict(alpha=float("nan")), dict(mass=0.0), dict(mass=-1.0),
-                   dict(mass=np.array([1.0, 1.0, 0.0, 1.0])), dict(b_hat=7.6),
-                   dict(b_hat=np.array([0.0, 0.0, 7.6, 0.0]))]
+# ------------------------------------------------------------------------------------------- arguments of the built-ins
+
+NAN, INF = float("nan"), float("inf")
+WRONG_ARGUMENTS = [  # the wrong one first; B^ = 0, and alpha = 0 for some masses: no other check can raise in its place
+    dict(eps=0.0), dict(eps=-0.1), dict(eps=NAN), dict(eps=INF), dict(L=0), dict(L=-1),
+    dict(alpha=-0.01), dict(alpha=1.0), dict(alpha=NAN),
+    dict(mass=0.0), dict(mass=-1.0, alpha=0.0), dict(mass=-1.0), dict(mass=NAN), dict(mass=INF),
+    dict(mass=np.array([1.0, 1.0, 0.0, 1.0])), dict(mass=np.array([1.0, 1.0, NAN, 1.0])),
+    dict(b_hat=7.6), dict(b_hat=NAN), dict(b_hat=INF), dict(b_hat=np.array([0.0, 0.0, 7.6, 0.0])),
+    dict(b_hat=np.array([0.0, 0.0, NAN, 0.0])),
+]
+REFUSALS = dict(eps="^eps must|got eps", L="^L must|got eps", alpha="^alpha must|got eps",  # reference|torch
+                mass="^mass must|^need .*mass", b_hat="^b_hat is larger|^need .*mass")
 
 
 @ours_only
 @pytest.mark.parametrize("impl", OURS, ids=lambda impl: impl.name)
 @pytest.mark.parametrize("wrong", WRONG_ARGUMENTS, ids=str)
-def test_an_argument_outside_its_range_is_a_value_error(impl, wrong):
+def test_an_argument_outside_its_range_is_a_value_error_that_names_it(impl, wrong):
     case = generic_case()
-    with pytest.raises(ValueError):
-        impl.step(case.w, case.z, gradient(case), **{**case.settings(), **wrong})
+    with pytest.raises(ValueError, match=REFUSALS[next(iter(wrong))]):
+        impl.step(case.w, case.z, gradient(case), **{**case.settings(), "b_hat": 0.0, **wrong})
 
 
 @ours_only
-@pytest.mark.parametrize("wrong", [dict(w=np.zeros((4, 1))), dict(z=np.zeros((5, 4))), dict(z=np.zeros((7, 3))),
-                                   dict(grad=lambda x: 0.0), dict(mass=np.ones(3)), dict(similarity="dot")], ids=str)
-def test_the_reference_refuses_shapes_that_would_broadcast(wrong):
+@pytest.mark.parametrize("wrong, reason", [
+    (dict(w=np.zeros((4, 1))), "^w must have one axis"), (dict(z=np.zeros((5, 4))), "^z must have"),
+    (dict(z=np.zeros((7, 1))), "^a row of z must have"), (dict(grad=lambda x: 0.0), "^grad.X. must have"),
+    (dict(mass=np.ones(1)), "^mass and b_hat must be"), (dict(b_hat=np.zeros(1)), "^mass and b_hat must be")], ids=str)
+def test_the_reference_refuses_shapes_that_would_broadcast(wrong, reason):
     case = generic_case()
     arguments = {**case.settings(), "w": case.w, "z": case.z, "grad": gradient(case), **wrong}
-    with pytest.raises(ValueError):
-        if "similarity" in wrong:
-            reference_numpy.energy(case.A, case.A, case.A, case.A, **wrong)
+    with pytest.raises(ValueError, match=reason):
         reference_numpy.sghmc_step(**arguments)
 
 
@@ -1091,7 +1170,7 @@ def test_the_row_of_the_last_half_kick_may_be_missing(impl):
 
 
 @ours_only
-def test_torch_keeps_dtype_and_caller_and_counts_its_gradients():
+def test_torch_asks_2l_minus_1_gradients_or_l_with_reuse_grad_for_the_same_sample():
     import torch
 
     from simsiam_sghmc import sghmc_step
@@ -1112,14 +1191,6 @@ def test_torch_keeps_dtype_and_caller_and_counts_its_gradients():
                 assert len(asked) == calls
             assert torch.equal(*results), "the same potential at both half-kicks gives the same sample"
             assert results[0].dtype == dtype and results[0].shape == (3,) and torch.equal(w, torch.ones(3, dtype=dtype))
-
-
-@ours_only
-def test_bfloat16_would_change_the_friction():
-    import torch
-
-    kept = torch.tensor(0.99, dtype=torch.bfloat16).item()  # why W, Phi and alpha stay in float32
-    assert 1 - kept == 0.01171875
 
 
 # ------------------------------------------------------------------------------ the normals that the chain draws
@@ -1285,7 +1356,7 @@ def test_flags_of_the_step_vectors_say_what_they_are():
 
 
 @ours_only
-def test_generic_vectors_are_blind_to_no_known_bug():
+def test_generic_vectors_hide_no_known_bug():
     for name, v in reference_numpy.read_vectors("step").items():
         if "generic" in v["flags"]:
             listed = {wrong["name"] for wrong in v["wrong"]}
@@ -1395,3 +1466,17 @@ def test_implementations_that_cannot_be_tested_are_an_error_and_never_a_pass(tmp
                           env={**os.environ, "SGHMC_IMPL": "empty.py"}, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2 and "SGHMC_IMPL: empty.py: defines none of" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
+
+
+@ours_only
+def test_a_foreign_module_needs_no_torch_and_its_missing_functions_are_skipped_with_a_reason(tmp_path):
+    (tmp_path / "torch.py").write_text("raise ImportError('the oracle imports torch')")
+    (tmp_path / "energy_only.py").write_text("from reference_numpy import energy")
+    done = subprocess.run([sys.executable, "-m", "pytest", "-rs", "-p", "no:cacheprovider", ROOT / "test_sghmc.py",
+                           ROOT / "test_energy.py", "-k", "worked_example or leaves_a_torque or last_half_kick_never"],
+                          env={**os.environ, "SGHMC_IMPL": "energy_only.py", "PYTHONPATH": str(tmp_path)}, cwd=tmp_path,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed, 2 skipped" in done.stdout
+    assert "energy_only.py defines no sghmc_step" in done.stdout
+    assert "energy_only.py defines no energy_grad" in done.stdout
