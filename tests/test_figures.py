@@ -24,7 +24,7 @@ import figures  # noqa: E402
 drawing = pytest.mark.skipif(
     importlib.util.find_spec("matplotlib") is None, reason='needs matplotlib: pip install -e ".[figures]"'
 )
-TARGETS = ("fig1", "fig2a", "fig2b", "fig4", "fig5", "controls", "null", "note")
+TARGETS = ("fig1", "fig2a", "fig2b", "fig4", "fig5", "controls", "null", "note", "pretrain")
 
 
 def commands(target, **environment):
@@ -94,7 +94,7 @@ def first(grid, target):
 
 def test_every_run_of_the_grid_is_one_of_the_figure_in_whose_folder_it_lies(grid):
     runs = figures.find_runs([grid])
-    assert len(runs) == 98 and all(figures.belongs(run) for run in runs)
+    assert len(runs) == 99 and all(figures.belongs(run) for run in runs)
 
 
 def test_a_run_in_the_folder_of_another_figure_does_not_belong_there(grid):
@@ -170,7 +170,7 @@ def test_steps_are_written_as_in_the_paper(number, text):
 def test_all_figures_are_drawn_from_the_grid_alone(grid, tmp_path, capsys):
     some = [grid / "fig2a", *(first(grid, target) for target in TARGETS if target != "fig2a")]
     names, _ = drawn(some, tmp_path / "out", capsys)
-    assert names == ["controls", "distance", "fig1", "fig2", "fig3", "fig4", "fig5", "note", "null"]
+    assert names == ["controls", "distance", "fig1", "fig2", "fig3", "fig4", "fig5", "note", "null", "pretrain"]
     svg = (tmp_path / "out" / "fig2.svg").read_text()
     assert all(text in svg for text in ("lr 3e-2", "eps 1e-1", "untrained", "chance", "batch 512"))
 
@@ -193,7 +193,7 @@ def test_missing_figures_and_misplaced_runs_are_named_and_not_drawn(grid, tmp_pa
     make_run(tmp_path / "runs" / "alone", cfg)
     names, text = drawn([first(grid, "fig4"), tmp_path / "runs"], tmp_path / "out", capsys)
     assert names == ["fig4"]
-    assert "no runs for fig1, fig2, fig3, fig5, null, controls, distance, note" in text
+    assert "no runs for fig1, pretrain, fig2, fig3, fig5, null, controls, distance, note" in text
     assert "not-a-chain is not a run of fig1" in text and "alone is in no folder" in text
 
 

@@ -197,7 +197,7 @@ def test_cpu_covers_every_figure_at_one_small_scale(grid):
 
 
 def test_one_sample_of_the_walk_has_the_law_of_ten_thousand(grid):
-    """Samples without energy are independent moves: 10,000 at eps add up to N(0, 10,000 V), the law of one at 100 eps."""
+    """Samples without energy are independent: 10,000 at eps add up to N(0, 10,000 V), the law of one at 100 eps."""
     walks = [cfg for cfg in grid.configs("cpu") if "/walk/" in cfg.out]
     figure_1 = {(cfg.L, 100 * cfg.eps, cfg.samples // 10_000) for cfg in grid.configs("fig1")}
     assert settings(walks, "L", "eps", "samples") == figure_1

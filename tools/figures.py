@@ -1,4 +1,4 @@
-"""Draw the figures of "Posterior Sampling on SimSiam", the controls and the Note from run folders.
+"""Draw the figures of "Posterior Sampling on SimSiam", its pretraining, the controls and the Note from run folders.
 
     python tools/figures.py RUNS... --out DIR
 
@@ -352,6 +352,12 @@ def fig1(runs, fresh, title):
     return draw(rows, labelled(runs, eps_label, "L"), fresh, title, sharex="row", sharey="row")
 
 
+def pretrain(runs, fresh, title):
+    columns = ("knn", "k-NN accuracy"), ("center", "centre ratio"), ("energy", "loss of a minibatch")
+    row = [Panel(name, runs, "step", y, log="y") for y, name in columns]
+    return draw([row], labelled(runs, fig5_label, "method"), fresh, title)
+
+
 def fig2(runs, fresh, title):
     a, b = ([run for run in runs if run.target == target] for target in ("fig2a", "fig2b"))
     panels = [("(a) SGD without SG", a), ("(b) SGHMC without SG", b)]
@@ -409,6 +415,7 @@ def note(runs, fresh, title):
 
 FIGURES = {  # name: (targets whose runs it takes, how it is drawn, title)
     "fig1": (["fig1"], fig1, "Figure 1: SGHMC without stop-gradient"),
+    "pretrain": (["pretrain"], pretrain, "The SimSiam that Figure 2 starts from (loss: 1 + L)"),
     "fig2": (["fig2a", "fig2b"], fig2, "Figure 2: from a pretrained SimSiam, without stop-gradient"),
     "fig3": (["fig1"], fig3, "Figure 3: energy along the chains of Figure 1"),
     "fig4": (["fig4"], fig4, "Figure 4: friction and standard deviation of the velocities"),
