@@ -38,7 +38,7 @@ def commands(target, **environment):
 def make_run(folder, cfg, evaluations=12):
     """A run folder with the program's own config.json and made-up tables: a decay that is faster the larger eps is."""
     sgd = cfg.method == "sgd"
-    length = cfg.updates if sgd else cfg.samples
+    length = (cfg.updates or cfg.epochs * 97) if sgd else cfg.samples
     per_step = 1 if sgd else (2 * cfg.L - 1) * (cfg.energy_scale > 0)
     speed = (cfg.lr if sgd else cfg.eps) ** 0.25 * (3 if sgd and not cfg.sg else 1) * (1 + 0.1 * cfg.seed)
     folder.mkdir(parents=True)
