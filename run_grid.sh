@@ -91,11 +91,11 @@ note() { # 3,600 gradients of 0.3 s, and 84 evaluations of 10 s: half an hour on
         done
     done; done
 }
-cpu() { # 20,300 gradients of 0.3 s, 389 evaluations: three hours on two cores; SEEDS=0: 10,500, 221, half of that
+cpu() { # 25,300 gradients of 0.3 s, 413 evaluations of 10 s: over three hours on two cores; SEEDS=0: 15,500, 245, two
     local one=${SEEDS%% *} eps L loss lr
     local rate="--epochs 800 --warmup-epochs 0 --lr 1e-2" # no warm-up: its ten epochs are 7,810 updates at batch 64
     pretrained=$OUT/cpu/pretrain/seed$one/checkpoint.pt
-    SEEDS=$one add cpu/pretrain/ $sgd --sg --similarity cos $rate --updates 2000 --eval-every 250 $small --knn-train 4000 \
+    SEEDS=$one add cpu/pretrain/ $sgd --sg --similarity cos $rate --updates 7000 --eval-every 500 $small --knn-train 4000 \
         --knn-test 2000 # the longest run, with a finer k-NN
     star cpu/ --samples 40 --eval-every 20 $small
     for loss in cos abscos; do
@@ -119,6 +119,10 @@ cpu() { # 20,300 gradients of 0.3 s, 389 evaluations: three hours on two cores; 
         add "cpu/walk/L${L}_100eps$eps" $chain --L $L --eps $eps --energy-scale 0 --samples 5 --eval-every $every \
             $small
     done; done
+    for eps in 1e1 1e0 1e-1 1e-2 1e-3 1e-4; do # and Figure 2b's 15,000 samples lie between the two of these
+        add "cpu/walk/pretrained_L3_100eps$eps" $chain --L 3 --eps $eps --energy-scale 0 --samples 2 --eval-every 1 \
+            $small --init "$pretrained"
+    done
     for eps in 1e-1 1e-2 1e-3 1e-4 1e-5 1e-6; do
         add "cpu/fig2b/eps$eps" $chain --L 3 --eps $eps --samples 20 --eval-every 10 $small --init "$pretrained"
     done

@@ -90,7 +90,7 @@ def settings(configs, *names):
 
 
 LINES = {"fig1": 16, "pretrain": 1, "fig2a": 2, "fig2b": 6, "fig4": 16, "fig5": 6, "controls": 24, "null": 16}
-LINES |= {"note": 12, "cpu": 119, "all": 99}
+LINES |= {"note": 12, "cpu": 125, "all": 99}
 
 
 @pytest.mark.parametrize("target, count", LINES.items())
@@ -185,7 +185,7 @@ def test_the_note_varies_similarity_stop_gradient_and_predictor_steps(grid):
 def test_cpu_covers_every_figure_at_one_small_scale(grid):
     configs = grid.configs("cpu")
     counts = collections.Counter(Path(cfg.out).parent.name for cfg in configs)
-    assert counts.pop("walk") == 16 and counts.pop("running-bn") == 2 and counts.pop("pretrain") == 1
+    assert counts.pop("walk") == 22 and counts.pop("running-bn") == 2 and counts.pop("pretrain") == 1
     assert counts == {"fig1": 24, "null": 12, "fig2a": 6, "fig2b": 6, "fig4": 16, "fig5": 12, "controls": 24}
     short = [cfg for cfg in configs if "pretrain" not in cfg.out]
     scale = {(cfg.batch_size, cfg.precision, cfg.knn_train, cfg.knn_test) for cfg in short}
@@ -198,9 +198,13 @@ def test_cpu_covers_every_figure_at_one_small_scale(grid):
 
 def test_one_sample_of_the_walk_has_the_law_of_ten_thousand(grid):
     """Samples without energy are independent: 10,000 at eps add up to N(0, 10,000 V), the law of one at 100 eps."""
-    walks = [cfg for cfg in grid.configs("cpu") if "/walk/" in cfg.out]
-    figure_1 = {(cfg.L, 100 * cfg.eps, cfg.samples // 10_000) for cfg in grid.configs("fig1")}
+    walks = [cfg for cfg in grid.configs("cpu") if "/walk/" in cfg.out and not cfg.init]
+    figure_1 = {(cfg.L, round(100 * cfg.eps, 9), cfg.samples // 10_000) for cfg in grid.configs("fig1")}
     assert settings(walks, "L", "eps", "samples") == figure_1
+    pretrained = [cfg for cfg in grid.configs("cpu") if "/walk/" in cfg.out and cfg.init]
+    figure_2b = {(cfg.L, round(100 * cfg.eps, 9), 2) for cfg in grid.configs("fig2b")}  # its 15,000 samples: between 1 and 2
+    assert settings(pretrained, "L", "eps", "samples") == figure_2b
+    walks += pretrained
     assert {(cfg.energy_scale, cfg.prior_std, cfg.alpha, cfg.sg) for cfg in walks} == {(0, None, 0.01, False)}
     w, z = torch.randn(7, dtype=torch.float64), torch.randn(10, 7, dtype=torch.float64)
     for L in (1, 2, 3, 5):
@@ -296,7 +300,7 @@ def test_a_run_waits_for_the_start_it_needs(grid):
     code, out, _ = grid("cpu", SEEDS="0", JOBS="60", NAP="0.1")
     done = [line.split()[1] for line in out.splitlines() if line.startswith("done")]
     start = "runs/cpu/pretrain/seed0"
-    assert code == 0 and len(done) == 75
+    assert code == 0 and len(done) == 81
     assert all(done.index(start) < done.index(path) for path in done if "fig2" in path)
     code, _, err = grid("cpu", SEEDS="0", JOBS="60", OUT="other", FAIL="pretrain")
     assert code == 1 and err.count("its start other/cpu/pretrain/seed0/checkpoint.pt is not there") == 8

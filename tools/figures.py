@@ -121,7 +121,7 @@ def belongs(run):
     return {
         "fig1": plain(c),
         "null": plain(c, energy_scale=0),
-        "walk": plain(c, energy_scale=0),
+        "walk": plain(c, energy_scale=0, init=any),
         "fig2a": sgd and not c["sg"] and c["similarity"] == "cos" and not fresh,
         "fig2b": not fresh and plain(c, init=c["init"]),
         "fig4": plain(c, alpha=any, mass=any, velocity_std=any) and c["velocity_std"] != 1,
@@ -173,9 +173,8 @@ def controls_label(c):
 
 
 def distance_label(c):
-    if c["energy_scale"] == 0:
-        return "random walk"  # of any L: the distance tells them apart as well
-    return controls_label(c | {"eps": 1e-3})
+    name = "random walk" if c["energy_scale"] == 0 else controls_label(c | {"eps": 1e-3})
+    return name + ("" if c["init"] is None else ", pretrained")  # of any L and eps: the distance tells them apart
 
 
 def note_label(c):
@@ -422,7 +421,7 @@ FIGURES = {  # name: (targets whose runs it takes, how it is drawn, title)
     "fig5": (["fig5"], fig5, "Figure 5: the energy as the loss of SimSiam (cosine loss: 1 + L)"),
     "null": (["null"], fig1, "Figure 1 without energy: a random walk"),
     "controls": (["controls"], controls, "Controls: one factor at a time around L 3, eps 1e-3, scale 1"),
-    "distance": (["walk", "null", "fig1", "controls"], distance, "Chains against the distance from their start"),
+    "distance": (["walk", "null", "fig1", "fig2b", "controls"], distance, "Chains against the distance from their start"),
     "note": (["note"], note, "The Note: the loss, its entropy and its information"),
 }
 
