@@ -202,7 +202,7 @@ def test_one_sample_of_the_walk_has_the_law_of_ten_thousand(grid):
     figure_1 = {(cfg.L, round(100 * cfg.eps, 9), cfg.samples // 10_000) for cfg in grid.configs("fig1")}
     assert settings(walks, "L", "eps", "samples") == figure_1
     pretrained = [cfg for cfg in grid.configs("cpu") if "/walk/" in cfg.out and cfg.init]
-    figure_2b = {(cfg.L, round(100 * cfg.eps, 9), 2) for cfg in grid.configs("fig2b")}  # its 15,000 samples: between 1 and 2
+    figure_2b = {(cfg.L, round(100 * cfg.eps, 9), 2) for cfg in grid.configs("fig2b")}  # its 15,000 lie between
     assert settings(pretrained, "L", "eps", "samples") == figure_2b
     walks += pretrained
     assert {(cfg.energy_scale, cfg.prior_std, cfg.alpha, cfg.sg) for cfg in walks} == {(0, None, 0.01, False)}

@@ -421,7 +421,7 @@ FIGURES = {  # name: (targets whose runs it takes, how it is drawn, title)
     "fig5": (["fig5"], fig5, "Figure 5: the energy as the loss of SimSiam (cosine loss: 1 + L)"),
     "null": (["null"], fig1, "Figure 1 without energy: a random walk"),
     "controls": (["controls"], controls, "Controls: one factor at a time around L 3, eps 1e-3, scale 1"),
-    "distance": (["walk", "null", "fig1", "fig2b", "controls"], distance, "Chains against the distance from their start"),
+    "distance": (["walk", "null", "fig1", "fig2b", "controls"], distance, "Chains against the distance walked"),
     "note": (["note"], note, "The Note: the loss, its entropy and its information"),
 }
 
