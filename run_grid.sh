@@ -47,7 +47,7 @@ fig2a() { # 50 epochs of 97 updates, the schedule restarted (D10); evaluated wit
         add "fig2a/lr$lr" $sgd --no-sg --similarity cos --lr $lr --updates 4850 --eval-every 25 --init "$pretrained"
     done
 }
-fig2b() { # caption and text name different steps: their union (D9)
+fig2b() { # caption and text name different steps: their union (D9); 15,000: past the 13,000 of the paper's collapse
     for eps in 1e-1 1e-2 1e-3 1e-4 1e-5 1e-6; do
         add "fig2b/eps$eps" $chain --L 3 --eps $eps --samples 15000 --eval-every 100 --init "$pretrained"
     done
@@ -80,7 +80,7 @@ star() { # star PREFIX FLAGS: one factor at a time, same batches and noise in al
     add "${prefix}scale5e4_sg" $sghmc --sg --alpha 0.01 --L 3 --eps 1e-3 --energy-scale 5e4 "$@"
     add "${prefix}batch-per-sample" $chain --L 3 --eps 1e-3 --batch-per sample "$@"
 }
-controls() { star "" --samples 10000 --eval-every 200; } # 10,000: where the paper's first chains collapse
+controls() { star "" --samples 10000 --eval-every 200; } # no chain of the paper collapses earlier
 note() { # 3,600 gradients of 0.3 s, and 84 evaluations of 10 s: half an hour on two cores
     local similarity k lr
     for k in 1 5; do for similarity in abscos cos l2; do
@@ -95,8 +95,8 @@ cpu() { # 25,300 gradients of 0.3 s, 413 evaluations of 10 s: over three hours o
     local one=${SEEDS%% *} eps L loss lr
     local rate="--epochs 800 --warmup-epochs 0 --lr 1e-2" # no warm-up: its ten epochs are 7,810 updates at batch 64
     pretrained=$OUT/cpu/pretrain/seed$one/checkpoint.pt
-    SEEDS=$one add cpu/pretrain/ $sgd --sg --similarity cos $rate --updates 7000 --eval-every 500 $small --knn-train 4000 \
-        --knn-test 2000 # the longest run, with a finer k-NN
+    SEEDS=$one add cpu/pretrain/ $sgd --sg --similarity cos $rate --updates 7000 --eval-every 500 $small \
+        --knn-train 4000 --knn-test 2000 # the longest run, with a finer k-NN
     star cpu/ --samples 40 --eval-every 20 $small
     for loss in cos abscos; do
         add cpu/fig5/no-sg-$loss $sgd --no-sg --similarity $loss $rate --updates 300 --eval-every 50 $small
@@ -119,7 +119,7 @@ cpu() { # 25,300 gradients of 0.3 s, 413 evaluations of 10 s: over three hours o
         add "cpu/walk/L${L}_100eps$eps" $chain --L $L --eps $eps --energy-scale 0 --samples 5 --eval-every $every \
             $small
     done; done
-    for eps in 1e1 1e0 1e-1 1e-2 1e-3 1e-4; do # and Figure 2b's 15,000 samples lie between the two of these
+    for eps in 1e1 1e0 1e-1 1e-2 1e-3 1e-4; do # and the 15,000 samples of fig2b lie between the two of these
         add "cpu/walk/pretrained_L3_100eps$eps" $chain --L 3 --eps $eps --energy-scale 0 --samples 2 --eval-every 1 \
             $small --init "$pretrained"
     done

@@ -3,11 +3,11 @@
 A reference implementation of "Posterior Sampling on SimSiam" (de Mello, Zhang, Ribeiro, 2023), to be read from top to
 bottom; each section uses only those above it:
 
-    configuration - energy (Equation 2) - sampler (Algorithm 1) - randomness - network (A.2) - data - augmentation -
-    k-NN and diagnostics - the run folder - chains (SGHMC, SGD) - command line
+    energy (Equation 2) - sampler (Algorithm 1) - configuration - randomness - network (A.2) - data - augmentation -
+    k-NN and diagnostics - the run folder - chains (SGHMC, SGD) - run - command line
 
     python simsiam_sghmc.py --eps 1e-3 --L 3 --no-sg                     the paper's chain on CIFAR-10
-    python simsiam_sghmc.py --method sgd --sg --similarity cos           SimSiam as it was published
+    python simsiam_sghmc.py --method sgd --sg --similarity cos           the paper's standard SimSiam
     python simsiam_sghmc.py --help
 
 D1 ... D20 are the numbered decisions of README.md: where the paper is silent, or can be read in two ways.
@@ -41,6 +41,95 @@ import numpy as np
 import torch
 import torchvision
 from torch import nn
+
+# ------------------------------------------------------------------------------------------------ energy (Equation 2)
+
+
+def unit_rows(x):
+    """Rows of x (B, d) divided by their Euclidean norms, in float32 or wider; an all-zero row stays zero.
+
+    Each row is scaled by its largest entry first, so that entries of 1e-20 or 1e20 neither vanish nor overflow when
+    squared. The scale cancels, hence it needs no gradient; a zero row is divided by infinity: value and gradient 0.
+    """
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    largest = x.detach().abs().amax(dim=1, keepdim=True)
+    x = x / torch.where(largest > 0, largest, math.inf)
+    return nn.functional.normalize(x, dim=1)  # the norm is 0 or at least 1
+
+
+def cosines(p1, z1, p2, z2):
+    """(P1.Z2, P2.Z1), each (B,): all four (B, d) are l2-normalised (D13)."""
+    P1, Z1, P2, Z2 = (unit_rows(x) for x in (p1, z1, p2, z2))
+    return (P1 * Z2).sum(dim=1), (P2 * Z1).sum(dim=1)
+
+
+def energy(p1, z1, p2, z2, stop_grad, similarity="abscos"):
+    """Potential energy U >= 0 of a batch of pairs of views (Equation 2 and Section 2.2), a 0-d tensor.
+
+        m = mean over the batch of 1/2 ( |P1.Z2| + |P2.Z1| ),        U = -log m
+
+    p1, z1, p2, z2 (B, d): raw predictions and encodings of view 1 and 2. `stop_grad` detaches the targets Z: the
+    value stays, the gradient through Z is gone. Finite for every finite input: m is clamped to [tiny, 1] (D20).
+    The mean is inside the logarithm (D4). Of the Note: "cos" is SimSiam's loss + 1, "l2" the Gaussian's -log Q.
+    """
+    p1, z1, p2, z2 = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (p1, z1, p2, z2))
+    if stop_grad:
+        z1, z2 = z1.detach(), z2.detach()  # only as targets: the predictions were made from z before
+    if similarity == "l2":
+        return ((p1 - z2).square().sum(dim=1) / 2 + (p2 - z1).square().sum(dim=1) / 2).mean() / 2
+    s12, s21 = cosines(p1, z1, p2, z2)
+    if similarity == "cos":
+        return (1 - (s12 + s21).mean() / 2).clamp_min(0)
+    m = ((s12.abs() + s21.abs()) / 2).mean()
+    return -m.clamp(torch.finfo(m.dtype).tiny, 1).log()
+
+
+# ---------------------------------------------------------------------------------------------- sampler (Algorithm 1)
+
+
+def half_kick_std(M, B_hat, eps, alpha):
+    """sqrt of the noise variance 2 (C - B^) eps of one half-kick; C eps = alpha M. ValueError: M <= 0, B^ > C."""
+    C_eps = alpha * M
+    rounding = 4 * torch.finfo(M.dtype).eps * C_eps
+    if not ((M > 0) & (M < math.inf)).all() or not (B_hat * eps <= C_eps + rounding).all():
+        raise ValueError("need 0 < mass < inf and B^ <= C = alpha M / eps: else 2 (C - B^) eps is no noise variance")
+    return (2 * (C_eps - B_hat * eps)).clamp_min(0).sqrt()
+
+
+def sghmc_step(w, z, grad, *, eps, L, alpha, mass=1.0, b_hat=0.0, reuse_grad=False):
+    """One sample of stochastic gradient Hamiltonian Monte Carlo, kick-drift-kick (Algorithm 1): W_t -> W_{t+1}.
+
+        1  Phi ~ N(0, M);  X = W_t                                                  alpha = M^-1 C eps
+        2  for l = 0 .. L-1:
+        3     Phi = (1 - alpha) Phi - eps/2 grad U(X) + N(0, 2 C eps)
+        4     X   = X + eps M^-1 Phi
+        5     Phi = (1 - alpha) Phi - eps/2 grad U(X) + N(0, 2 C eps)
+        6  W_{t+1} = X                                                              (printed as W_t: a misprint, D1)
+
+    w (n,) position, any floating dtype, never written. z: iterable of rows (n,) of standard normals, one for line 1
+    and one for each half-kick. grad: (n,) -> (n,) or a number, called at the half-kicks in order. mass M and b_hat B^:
+    numbers or (n,); with B^ (Equation 1) the noise is N(0, 2 (C - B^) eps). Line 5 of the last leapfrog never reaches
+    W_{t+1}: it is left out, so grad is called 2L-1 times; with `reuse_grad`, for a U that stays the same throughout
+    the sample, L times. ValueError: eps or mass not in (0, inf), L < 1, alpha outside [0, 1), B^ > C.
+    """
+    if not (0 < eps < math.inf and L >= 1 and 0 <= alpha < 1):
+        raise ValueError(f"need 0 < eps < inf, L >= 1 and 0 <= alpha < 1, got eps={eps}, L={L}, alpha={alpha}")
+    M, B_hat = (torch.as_tensor(x, dtype=w.dtype) for x in (mass, b_hat))
+    noise_std = half_kick_std(M, B_hat, eps, alpha)
+    z = iter(z)
+
+    Phi = M.sqrt() * next(z)  # 1
+    X = w
+    g = grad(X)
+    for l in range(L):  # 2
+        Phi = (1 - alpha) * Phi - eps / 2 * g + noise_std * next(z)  # 3
+        X = X + eps / M * Phi  # 4
+        if l == L - 1:
+            return X  # 6
+        g = grad(X)
+        Phi = (1 - alpha) * Phi - eps / 2 * g + noise_std * next(z)  # 5
+        g = g if reuse_grad else grad(X)
+
 
 # ---------------------------------------------------------------------------------------------------- configuration
 
@@ -139,95 +228,6 @@ def flag(name):
 
 def one_line(error):
     return " ".join(str(error).split()) or type(error).__name__
-
-
-# ------------------------------------------------------------------------------------------------ energy (Equation 2)
-
-
-def unit_rows(x):
-    """Rows of x (B, d) divided by their Euclidean norms, in float32 or wider; an all-zero row stays zero.
-
-    Each row is scaled by its largest entry first, so that entries of 1e-20 or 1e20 neither vanish nor overflow when
-    squared. The scale cancels, hence it needs no gradient; a zero row is divided by infinity: value and gradient 0.
-    """
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
-    largest = x.detach().abs().amax(dim=1, keepdim=True)
-    x = x / torch.where(largest > 0, largest, math.inf)
-    return nn.functional.normalize(x, dim=1)  # the norm is 0 or at least 1
-
-
-def cosines(p1, z1, p2, z2):
-    """(P1.Z2, P2.Z1), each (B,): all four (B, d) are l2-normalised (D13)."""
-    P1, Z1, P2, Z2 = (unit_rows(x) for x in (p1, z1, p2, z2))
-    return (P1 * Z2).sum(dim=1), (P2 * Z1).sum(dim=1)
-
-
-def energy(p1, z1, p2, z2, stop_grad, similarity="abscos"):
-    """Potential energy U >= 0 of a batch of pairs of views (Equation 2 and Section 2.2), a 0-d tensor.
-
-        m = mean over the batch of 1/2 ( |P1.Z2| + |P2.Z1| ),        U = -log m
-
-    p1, z1, p2, z2 (B, d): raw predictions and encodings of view 1 and 2. `stop_grad` detaches the targets Z: the
-    value stays, the gradient through Z is gone. Finite for every finite input: m is clamped to [tiny, 1] (D20).
-    The mean is inside the logarithm (D4). Of the Note: "cos" is SimSiam's loss + 1, "l2" the Gaussian's -log Q.
-    """
-    p1, z1, p2, z2 = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (p1, z1, p2, z2))
-    if stop_grad:
-        z1, z2 = z1.detach(), z2.detach()  # only as targets: the predictions were made from z before
-    if similarity == "l2":
-        return ((p1 - z2).square().sum(dim=1) / 2 + (p2 - z1).square().sum(dim=1) / 2).mean() / 2
-    s12, s21 = cosines(p1, z1, p2, z2)
-    if similarity == "cos":
-        return (1 - (s12 + s21).mean() / 2).clamp_min(0)
-    m = ((s12.abs() + s21.abs()) / 2).mean()
-    return -m.clamp(torch.finfo(m.dtype).tiny, 1).log()
-
-
-# ---------------------------------------------------------------------------------------------- sampler (Algorithm 1)
-
-
-def sghmc_step(w, z, grad, *, eps, L, alpha, mass=1.0, b_hat=0.0, reuse_grad=False):
-    """One sample of stochastic gradient Hamiltonian Monte Carlo, kick-drift-kick (Algorithm 1): W_t -> W_{t+1}.
-
-        1  Phi ~ N(0, M);  X = W_t                                                  alpha = M^-1 C eps
-        2  for l = 0 .. L-1:
-        3     Phi = (1 - alpha) Phi - eps/2 grad U(X) + N(0, 2 (C - B^) eps)
-        4     X   = X + eps M^-1 Phi
-        5     Phi = (1 - alpha) Phi - eps/2 grad U(X) + N(0, 2 (C - B^) eps)
-        6  W_{t+1} = X                                                              (printed as W_t: a misprint, D1)
-
-    w (n,) position, any floating dtype, never written. z: iterable of rows (n,) of standard normals, one for line 1
-    and one for each half-kick. grad: (n,) -> (n,), called at the half-kicks in order. mass M and b_hat B^: numbers or
-    (n,). Line 5 of the last leapfrog never reaches W_{t+1}: it is left out, so grad is called 2L-1 times; with
-    `reuse_grad`, for a U that stays the same throughout the sample, L times.
-    ValueError: eps <= 0, L < 1, alpha outside [0, 1), mass <= 0, B^ > C.
-    """
-    if not (0 < eps < math.inf and L >= 1 and 0 <= alpha < 1):
-        raise ValueError(f"need 0 < eps < inf, L >= 1 and 0 <= alpha < 1, got eps={eps}, L={L}, alpha={alpha}")
-    M, B_hat = (torch.as_tensor(x, dtype=w.dtype) for x in (mass, b_hat))
-    kick_std = half_kick_std(M, B_hat, eps, alpha)
-    z = iter(z)
-
-    Phi = M.sqrt() * next(z)  # 1
-    X = w
-    g = grad(X)
-    for l in range(L):  # 2
-        Phi = (1 - alpha) * Phi - eps / 2 * g + kick_std * next(z)  # 3
-        X = X + eps * Phi / M  # 4
-        if l == L - 1:
-            return X  # 6
-        g = grad(X)
-        Phi = (1 - alpha) * Phi - eps / 2 * g + kick_std * next(z)  # 5
-        g = g if reuse_grad else grad(X)
-
-
-def half_kick_std(M, B_hat, eps, alpha):
-    """sqrt of the noise variance 2 (C - B^) eps of one half-kick; C eps = alpha M. ValueError: M <= 0, B^ > C."""
-    C_eps = alpha * M
-    rounding = 4 * torch.finfo(M.dtype).eps * C_eps
-    if not ((M > 0) & (M < math.inf)).all() or not (B_hat * eps <= C_eps + rounding).all():
-        raise ValueError("need 0 < mass < inf and B^ <= C = alpha M / eps: else 2 (C - B^) eps is no noise variance")
-    return (2 * (C_eps - B_hat * eps)).clamp_min(0).sqrt()
 
 
 # --------------------------------------------------------------------------------------------------------- randomness
@@ -733,13 +733,14 @@ class RunFolder:
         except OSError:
             raise BadInput(f"--out {self.path} is in use by another process; wait for it or choose another") from None
         path, self.identity = self.path / "config.json", chain_identity
+        self.settings = asdict(cfg)  # of the command that began the run
         if path.exists():
-            compare_identity(path, chain_identity)
+            self.settings = compare_identity(path, chain_identity)
         elif any((self.path / name).exists() for name in ("checkpoint.pt", "metrics.csv", "energy.csv")):
             raise BadInput(f"--out {self.path} holds results but no config.json; put it back or choose another folder")
         else:
             software = {"python": sys.version.split()[0], "torch": torch.__version__, "numpy": np.__version__}
-            config = {"version": VERSION, "identity": chain_identity, "settings": asdict(cfg), "software": software}
+            config = {"version": VERSION, "identity": chain_identity, "settings": self.settings, "software": software}
             write_whole(path, json.dumps(config, indent=1).encode())
 
     def load(self):
@@ -773,10 +774,10 @@ class RunFolder:
 
 
 def compare_identity(path, mine):
-    """BadInput unless the config.json at `path` is of this version and describes this chain."""
+    """The settings in the config.json at `path`; BadInput unless it is of this version and describes this chain."""
     try:
         config = json.loads(path.read_text())
-        version, theirs = config["version"], config["identity"]
+        version, theirs, settings = config["version"], config["identity"], dict(config.get("settings", {}))
         differing = [f"{k} (there {theirs.get(k)}, here {v})" for k, v in mine.items() if theirs.get(k) != v]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{path} cannot be read ({one_line(error)}); put it back or choose another --out") from None
@@ -784,6 +785,7 @@ def compare_identity(path, mine):
         raise BadInput(f"{path} is of version {version}, this program writes {VERSION}; choose another --out")
     if differing:
         raise BadInput(f"{path.parent} holds another chain: {', '.join(differing)}; choose another --out")
+    return settings
 
 
 def kept_rows(path, header, last):
@@ -998,6 +1000,11 @@ class Run:
         """Run to the end; `signals` fills with the signals received, the first of which asks to save and stop."""
         cfg, chain = self.cfg, self.chain
         self.say(f"{self.folder.path}: {opening(cfg, chain)}")
+        for f in fields(cfg):
+            value = getattr(cfg, f.name)
+            first = self.folder.settings.get(f.name, value)
+            if f.metadata["group"] == "evaluation" and f.name != "eval_every" and value != first:
+                self.say(f"note: {flag(f.name)} was {first} in the first rows of metrics.csv, now {value}")
         if not self.saved:
             if signals:
                 raise RunStopped("stopped before the first step; the same command begins it", 128 + signals[0])

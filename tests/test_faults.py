@@ -751,6 +751,13 @@ def test_the_opening_states_the_cost_and_that_a_stop_gradient_chain_samples_no_p
         assert words in text and ("no posterior" in text) == (cfg.sg and cfg.method == "sghmc")
 
 
+def test_another_evaluation_of_the_same_chain_is_noted(run, begun):
+    assert "note:" not in run(f"{LINE} 2")[1]
+    code, out, err, _ = run(f"{LINE} 2 --knn-k 2 --bn running --eval-every 1 --seed 0")
+    assert (code, err) == (0, "") and "--knn-k was 3 in the first rows of metrics.csv, now 2" in out
+    assert "--bn was recalibrated" in out and "--eval-every" not in out
+
+
 def test_a_chain_that_is_longer_than_asked_for_has_nothing_left_to_do(run, begun):
     code, out, _, _ = run(f"{LINE} 1")
     assert code == 0 and "from step 2, 0 steps = 0 gradients" in out
