@@ -1,7 +1,7 @@
 """NumPy reference of "Posterior Sampling on SimSiam": Algorithm 1 (the sampler) and Equation 2 (the energy).
 
-Written from the paper alone, in its letters and its order, for reading beside it and for testing other code against
-it. It makes all 2L gradient calls and keeps every term; speed is no concern here.
+Written from the two sources alone, in their letters and order, for reading beside them and for testing other code
+against it. It makes all 2L gradient calls and keeps every term; speed is no concern here.
 
     python reference_numpy.py vectors               write vectors/step.json and vectors/energy.json
     python reference_numpy.py check results.json    judge results computed from those vectors in any language
@@ -103,7 +103,7 @@ def energy(p1, z1, p2, z2, similarity="abscos"):
 
         abscos  m = mean over the batch of 1/2 ( |P1.Z2| + |P2.Z1| ),   U = -log m              Equation 2, section 2.2
         cos     U = 1 - mean of 1/2 ( P1.Z2 + P2.Z1 )                                           1 + L_SimSiam
-        l2      U = mean of 1/2 ( 1/2 |p1 - z2|^2 + 1/2 |p2 - z1|^2 ), rows not normalised      not in the paper
+        l2      U = mean of 1/2 ( 1/2 |p1 - z2|^2 + 1/2 |p2 - z1|^2 ), rows not normalised      the Note
 
     A row of zeros has cosine 0 with everything; m is clamped to [tiny, 1] (a computed cosine can exceed 1), so that U
     is finite and never negative.  ValueError: shapes differ or are not (B, d); unknown similarity.
@@ -338,7 +338,7 @@ def _energy_vectors():
         for m in bugs if "generic" in flags else ():
             try:
                 u, grads = _decimal_energy(v, [(m["old"], m["new"])])
-            except TypeError:  # a function that decimals have not, such as arccos
+            except (TypeError, ArithmeticError):  # decimals have no arccos and no logarithm of a negative number
                 continue
             if (u, grads) != (v["u"], v["grads"]):
                 about = {key: m[key] for key in ("name", "because", "seen_in")}
@@ -446,14 +446,35 @@ def _verdict(v, result):
         return f"shapes {[x.shape for x in got]} instead of {[x.shape for x in right]}"
     if _near(got, right, bound, u):
         return None
-    bugs = [f"{wrong['name']} ({'; seen in '.join([wrong['because'], *wrong['seen_in']])})" for wrong in v["wrong"]
-            if _near(got, _numbers(wrong), bound, u)]
-    if bugs:
-        return f"your output equals that of a known bug: {' or '.join(bugs)}"
-    first = next(i for i in range(len(got)) if not _near(got[i:i + 1], right[i:i + 1], bound[i:i + 1], u))
-    part = "w_new" if "w_new" in v else ("u", "dU/dp1", "dU/dz1", "dU/dp2", "dU/dz2")[first]
-    allowed = (u * bound[first]).tolist()
-    return f"{part} is {got[first].tolist()}, right {right[first].tolist()}, allowed error {allowed}"
+    fits = [(wrong, [_near([x], [y], [e], u) for x, y, e in zip(got, _numbers(wrong), bound, strict=True)])
+            for wrong in v["wrong"]]
+    whole = [wrong for wrong, parts in fits if all(parts)]
+    if whole:
+        return f"your output equals that of a known bug: {' or '.join(map(_name, whole))}"
+    names = ("w_new",) if "w_new" in v else ("U", "dU/dp1", "dU/dz1", "dU/dp2", "dU/dz2")
+    differ = [i for i in range(len(got)) if not _near(got[i:i + 1], right[i:i + 1], bound[i:i + 1], u)]
+    if "u" in v and np.isnan(got[0]):
+        return "U is NaN: is this the logarithm of a negative mean, the absolute value of Equation 2 missing?"
+    known = {}  # the bug's name: the parts of the output that it explains
+    for i in differ:
+        for name in [_name(wrong) for wrong, parts in fits if parts[i]][:1]:
+            known.setdefault(name, []).append(names[i])
+    first = _first_difference(names[differ[0]], *(x[differ[0]] for x in (got, right, bound)), u)
+    return "; ".join([f"your {', '.join(parts)} equals that of a known bug: {name}" for name, parts in known.items()]
+                     + [first])
+
+
+def _name(wrong):
+    return f"{wrong['name']} ({'; seen in '.join([wrong['because'], *wrong['seen_in']])})"
+
+
+def _first_difference(name, got, right, bound, u):
+    """The first wrong entry of one array in words."""
+    where = next(i for i in np.ndindex(got.shape) if not _near([got[i]], [right[i]], [bound[i]], u))
+    count = sum(not _near([got[i]], [right[i]], [bound[i]], u) for i in np.ndindex(got.shape))
+    more = f", and {count - 1} more" if count > 1 else ""
+    return (f"{name}{''.join(f'[{i}]' for i in where)} is {float(got[where])}, right {float(right[where])}, "
+            f"allowed error {float(u * bound[where]):.3g}{more}")
 
 
 def _numbers(x, like=None):
@@ -473,6 +494,10 @@ def _near(got, want, bound, u):
 
 def main(arguments):
     """Exit code: 0 done or all passed, 1 a failure or a missing id, 2 bad usage or unreadable input."""
+    usage = "usage: python reference_numpy.py vectors | check results.json"
+    if {"-h", "--help"} & set(arguments):
+        print(usage)
+        return 0
     try:
         if arguments == ["vectors"]:
             for name, text in vectors().items():
@@ -483,7 +508,7 @@ def main(arguments):
     except (OSError, ValueError) as error:
         print(f"reference_numpy.py: {error}", file=sys.stderr)
         return 2
-    print("usage: python reference_numpy.py vectors | check results.json", file=sys.stderr)
+    print(usage, file=sys.stderr)
     return 2
 
 

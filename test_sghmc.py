@@ -18,6 +18,7 @@ No tolerance here is chosen. There are two classes of inputs, and for both the r
   k = L (2n + 18) + 4 leaves room for every rewriting. Higham, Accuracy and Stability, chapter 3.
 """
 
+import contextlib
 import functools
 import importlib
 import importlib.util
@@ -29,7 +30,7 @@ import shutil
 import statistics
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from decimal import Decimal, localcontext
 from fractions import Fraction
 from math import isqrt
@@ -38,15 +39,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis import strategies as st
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))
 import reference_numpy  # noqa: E402  (the line above makes it importable from any folder)
 
-pytestmark = pytest.mark.filterwarnings("default")  # a warning inside foreign code is not a failure
 FOREIGN = os.environ.get("SGHMC_IMPL", "").split()
+pytestmark = pytest.mark.filterwarnings("ignore" if FOREIGN else "default")  # warnings in foreign code are no failures
 ours_only = pytest.mark.skipif(bool(FOREIGN), reason="about this repository, not about SGHMC_IMPL")
 CAPABILITIES = ("sghmc_step", "energy", "energy_grad")
 BITS = {"float64": 53, "float32": 24}
@@ -209,7 +210,8 @@ class Draw:
 
 PROPERTIES = []  # (check, capability, keyword), run by pytest on the implementations, by the kill matrix on the mutants
 SETTINGS = dict(derandomize=not os.environ.get("SGHMC_RANDOM"), database=None, deadline=None,
-                phases=[Phase.generate, Phase.shrink], suppress_health_check=list(HealthCheck))
+                phases=[Phase.generate, Phase.shrink], suppress_health_check=list(HealthCheck),
+                report_multiple_bugs=False, print_blob=False, verbosity=Verbosity.quiet)  # our own message says it all
 
 
 def holds_for(capability, keyword=None, examples=20):
@@ -222,7 +224,7 @@ def holds_for(capability, keyword=None, examples=20):
         @settings(max_examples=examples if thorough else max(1, examples // 3), **SETTINGS)
         @given(data=st.data())
         def test(impl, data):
-            with named_bug(impl, capability):
+            with named_bug(impl, capability, check.__name__):
                 check(impl, Draw(data))
 
         test.__name__, test.__doc__ = check.__name__, check.__doc__
@@ -230,22 +232,48 @@ def holds_for(capability, keyword=None, examples=20):
     return register
 
 
-class named_bug:
-    """Context that adds the diagnosis to a failed assertion."""
-
-    def __init__(self, impl, capability):
-        self.impl, self.capability = impl, capability
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, traceback):
-        if kind is not None and issubclass(kind, AssertionError):
-            find = DIAGNOSES["sghmc_step" if self.capability == "sghmc_step" else "energy"]
-            raise AssertionError(f"{self.impl.name}: {error}\n{find(self.impl)}") from error
+@contextlib.contextmanager
+def named_bug(impl, capability, test):
+    """Adds the diagnosis to a failed assertion: once in full, from then on where to find it."""
+    try:
+        yield
+    except AssertionError as error:
+        half = "sghmc_step" if capability == "sghmc_step" else "energy"
+        if (impl.name, half) not in DIAGNOSED:
+            DIAGNOSED[impl.name, half] = test, DIAGNOSES[half](impl)
+        first, text = DIAGNOSED[impl.name, half]
+        message = f"{impl.name}: {error}\n{text if test == first else f'Diagnosis: as in {first}'}"
+        raise pytest.fail.Exception(message, pytrace=False) from None  # no traceback: the bug is not in here
 
 
 DIAGNOSES = {}  # filled by the two test files: capability -> function(impl) -> text
+DIAGNOSED = {}  # (name of an implementation, capability) -> the test that shows the diagnosis, and the diagnosis
+RIGHT = "Diagnosis: the generic case comes out right. What is wrong is said above, and may need the input shown there."
+
+
+class Diagnoses:
+    """pytest plugin that says below all failures what was not tested, and repeats the diagnoses."""
+
+    @staticmethod
+    def pytest_terminal_summary(terminalreporter):
+        lacks = [f"{impl.name} defines no {name}: skipped" for impl in IMPLEMENTATIONS for name in CAPABILITIES
+                 if not impl.has(name)]
+        found = [f"{name}, {half}: {text}" for (name, half), (_, text) in DIAGNOSED.items()]
+        for line in lacks + found:
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def diagnosis_at_the_end(pytestconfig):
+    if not pytestconfig.pluginmanager.has_plugin("diagnoses"):
+        pytestconfig.pluginmanager.register(Diagnoses, "diagnoses")
+
+
+def on_one_line(self):
+    """repr of a dataclass of arrays, without what has its default."""
+    shown = [(field.name, getattr(self, field.name), field.default) for field in fields(self)]
+    texts = [f"{name}={np.array(x).tolist()}" for name, x, default in shown if np.ndim(x) or x != default]
+    return f"{type(self).__name__}({', '.join(texts)})"
 
 
 # ------------------------------------------------------------------------------------------- rational arithmetic
@@ -267,9 +295,11 @@ def square_root(x):
 roots = np.vectorize(square_root, otypes=[object])
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Case:
     """One call of the sampler; U = x'Ax/2 - b'x + kappa x'|x|/2, or gradients g[l] recorded for the positions X_l."""
+
+    __repr__ = on_one_line
 
     w: np.ndarray
     z: np.ndarray
@@ -728,7 +758,8 @@ def test_b_hat_larger_than_the_friction_is_refused(impl, draw):
         got = impl.step(case.w, case.z, gradient(case), **case.settings())
     except ValueError:
         return
-    raise AssertionError(f"B^ = 2C gives {got} instead of a ValueError: {case}")
+    raise AssertionError(f"B^ = 2C gives {got} instead of a ValueError. There the noise variance 2 (C - B^) eps is "
+                         f"negative; it must neither be clamped in silence nor become a NaN.\n{case}")
 
 
 # ------------------------------------------------------------------------------------------------------------ mechanics
@@ -939,7 +970,10 @@ def test_gradients_are_asked_at_the_positions_in_order(impl, draw):
     kinds = [kind for kind, order in legal.items() if len(order) == len(asked)
              and all((abs(rational(x) - X[l]) <= e[l]).all() for x, l in zip(asked, order, strict=True))]
     assert kinds, f"gradients asked at {np.array(asked).tolist()}, positions {np.array(X, float).tolist()}: {case}"
-    print(f"{impl.name}: {len(asked)} gradient calls at L = {L} ({' or '.join(kinds)})")
+    said, text = impl.__dict__.setdefault("said", set()), f"{impl.name}: {len(asked)} gradient calls at L = {L}"
+    if text not in said:
+        print(f"{text} ({' or '.join(kinds)})")
+        said.add(text)
 
 
 @holds_for("sghmc_step")
@@ -987,25 +1021,62 @@ def wrong_samples(mass, b_hat):
         return [(row, run(impl, case)) for row, impl in table("step") if changes_value(row)]
 
 
-def diagnose_step(impl):
-    """Names the known bug whose output on the generic case is the implementation's."""
+def generic_cases(impl):
+    """The generic case, then simpler ones; where that is, and what has to be wrong as well if they alone are named."""
     case = generic_case(impl)
-    try:
-        got = run(impl, case)
-        bound = rounding_bound(impl, case)
-        if (abs(got - positions(case)[-1]) <= bound).all():
-            return "Diagnosis: the generic case comes out right; the bug needs the settings printed above."
-        for row, wrong in wrong_samples(case.mass, case.b_hat):
-            if (abs(got - wrong) <= bound).all():
-                return "Diagnosis: your output equals that of a known bug: " + name_of(row)
-        if (abs(got - positions(case)[-1]) <= rounding_bound(SINGLE, case)).all():
+    yield case, "", ""
+    if case.b_hat:
+        yield replace(case, b_hat=0.0), "at b_hat = 0 ", "b_hat"
+    if case.mass != 1:
+        both = "b_hat = 0 and mass = 1" if case.b_hat else "mass = 1"
+        yield replace(case, b_hat=0.0, mass=1.0), f"at {both} ", "mass (and perhaps b_hat)" if case.b_hat else "mass"
+
+
+def diagnose_step(impl):
+    """Names the known bug whose output on the generic case, or else on a simpler one, is the implementation's."""
+    raised = None
+    for case, where, other in generic_cases(impl):
+        try:
+            got = run(impl, case)
+        except Exception as error:
+            raised = raised or f"Diagnosis: the generic case raises {type(error).__name__}: {error}"
+            continue
+        right, bound = positions(case)[-1], rounding_bound(impl, case)
+        if (abs(got - right) <= bound).all():
+            return f"Diagnosis: {where}your output is right; look at {other}." if where else RIGHT
+        answers = wrong_samples(case.mass, case.b_hat)
+        names = [name_of(row) for row, wrong in answers if (abs(got - wrong) <= bound).all()]
+        if names:
+            also = f" {other} is wrong as well." if where else ""
+            return f"Diagnosis: {where}your output equals that of a known bug: {some(names, ' Or: ')}{also}"
+        if not where and (abs(got - right) <= rounding_bound(SINGLE, case)).all():
             return "Diagnosis: right to single precision; set DTYPE = 'float32', or look for a hidden float32."
-        found = [f"{what} contributes {np.array(run(impl, probe), float)[0]:.9g} to W_(t+1)[0], right is "
-                 f"{float(positions(probe)[-1][0]):.9g}" for what, probe in unit_probes(case)
-                 if (abs(run(impl, probe) - positions(probe)[-1]) > rounding_bound(impl, probe)).any()]
-    except Exception as error:
-        return f"Diagnosis: the generic case raises {type(error).__name__}: {error}"
-    return "Diagnosis: no known bug. One unit input at a time: " + ("; ".join(found[:4]) or "all right")
+    return raised or "Diagnosis: no known bug. One unit input at a time: " + wrong_coefficients(impl)
+
+
+def some(texts, between):
+    """The first four of the texts, and how many more there are."""
+    return between.join(texts[:4]) + (f"; and {len(texts) - 4} more" if len(texts) > 4 else "")
+
+
+def wrong_coefficients(impl):
+    """What unit inputs contribute to the sample where that is wrong: by a common factor, exchanged, or anyhow."""
+    case = generic_case(impl)
+    probes = [SimpleNamespace(what=what, got=run(impl, p), right=positions(p)[-1], e=rounding_bound(impl, p))
+              for what, p in unit_probes(case)]
+    wrong = [p for p in probes if (abs(p.got - p.right) > p.e).any()]
+    z = probes[: 2 * case.L + 1]
+    noise, found = z[1:-1], []  # the last row has no effect
+    factor, e = noise[0].got[0] / noise[0].right[0], noise[0].e[0] / noise[0].right[0]
+    if all((abs(p.got - factor * p.right) <= p.e + e * p.right).all() for p in noise) and noise[0] in wrong:
+        found.append(f"all z[1..] are {float(factor):.4g} times what they should be")
+        wrong = [p for p in wrong if p not in noise]
+    for p in wrong:
+        same = [q.what for q in z if p in z and q is not p and (abs(p.got - q.right) <= p.e + q.e).all()]
+        i = int((abs(p.got - p.right) > p.e).argmax())
+        contributes = f"contributes {float(p.got[i]):.9g} to W_(t+1)[{i}], right is {float(p.right[i]):.9g}"
+        found.append(f"{p.what} " + (f"has the coefficient of {same[0]}" if same else contributes))
+    return some(found, "; ") or "all right"
 
 
 DIAGNOSES["sghmc_step"] = diagnose_step
@@ -1059,8 +1130,62 @@ def test_known_bugs_of_the_sampler_give_different_outputs_and_are_named():
         assert not same, f"{row['name']} gives the output of {same}"
     for row, impl in table("step"):
         if changes_value(row):
-            assert f"known bug: {row['name']} (" in diagnose_step(impl)
-            assert all(place in diagnose_step(impl) for place in row["seen_in"])
+            text = diagnose_step(impl)
+            assert f"known bug: {row['name']} (" in text and all(place in text for place in row["seen_in"])
+
+
+def step_of(*replacements):
+    """The reference's step with a few replacements, and nothing else."""
+    return Implementation("wrong", SimpleNamespace(sghmc_step=reference_numpy.variant(*replacements)["sghmc_step"]))
+
+
+@ours_only
+def test_known_bugs_of_the_sampler_are_named_beside_a_wrong_b_hat_or_mass():
+    ignored = "_checked(w, z, eps, L, alpha, mass, b_hat)\n    C", "_checked(w, z, eps, L, alpha, mass, 0)\n    C"
+    texts = {row["name"]: diagnose_step(step_of((row["old"], row["new"]), ignored)) for row, _ in table("step")
+             if changes_value(row) and not row["name"].startswith("B^")}
+    for name, text in texts.items():
+        assert "your output equals that of a known bug: " in text and f"{name} (" in text, text
+        assert text.startswith("Diagnosis: at b_hat = 0 ") == text.endswith("b_hat is wrong as well."), text
+    assert sum("at b_hat = 0 " in text for text in texts.values()) == len(texts) - 4  # those four have no b_hat in them
+    halved = "    for l in range(L): ", "    alpha = alpha / 2\n    for l in range(L): "
+    text = diagnose_step(step_of(halved, ("np.sqrt(M) * normal(0) ", "np.sqrt(M * M * M) * normal(0) ")))
+    assert "at b_hat = 0 and mass = 1 your output equals that of a known bug: friction: alpha / 2" in text
+
+
+@ours_only
+def test_unknown_bugs_of_the_sampler_are_described_by_their_coefficients():
+    def described(*replacements):
+        return diagnose_step(step_of(*replacements)).partition("no known bug. One unit input at a time: ")[2]
+
+    assert described(("noise_variance = 2 ", "noise_variance = 0.5**3 ")).startswith("all z[1..] are 0.25 times what")
+    other_order = ("normal(2 * l + 1)", "normal(1 + l)"), ("normal(2 * l + 2)", "normal(1 + L + l)")
+    assert described(*other_order).startswith("z[2] has the coefficient of z[3]; z[3] has the coefficient of z[5]; ")
+    assert described(("line 2\n", "line 2\n        alpha = alpha * 0.9\n")).endswith("; and 4 more")
+
+
+@ours_only
+def test_a_missing_value_error_is_said_to_be_that_and_not_a_bug_of_other_settings():
+    clamped = next(impl for row, impl in table("step") if row.get("refuses"))
+    check = {check.__name__: check for check, _, _ in PROPERTIES}["test_b_hat_larger_than_the_friction_is_refused"]
+    with pytest.raises(AssertionError, match="instead of a ValueError. There the noise variance .* is negative"):
+        check(clamped, Draw(random.Random(0)))
+    assert diagnose_step(clamped) == RIGHT and "said above" in RIGHT
+
+
+@ours_only
+def test_a_failure_shows_the_diagnosis_once_without_tracebacks_from_any_folder_and_again_at_the_end(tmp_path):
+    bug = "(np.abs(s12) + np.abs(s21)) / 2)  ", "np.abs(s12) + np.abs(s21))  "
+    (tmp_path / "mine.py").write_text(f"import reference_numpy\nenergy = reference_numpy.variant({bug})['energy']\n")
+    done = subprocess.run([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", ROOT / "test_energy.py", "-k",
+                           "a_batch_that_hides_no_bug or worked_example"], cwd=tmp_path,
+                          env={**os.environ, "SGHMC_IMPL": "mine.py"}, capture_output=True, text=True)
+    lines, diagnosis = done.stdout.splitlines(), "Diagnosis: your output equals that of a known bug: energy: half lost"
+    assert done.returncode == 1 and len(lines) < 35, done.stdout
+    assert [line for line in lines if line.startswith("Diagnosis: ")][1:] == [
+        "Diagnosis: as in test_energy_is_right_on_a_batch_that_hides_no_bug"], done.stdout
+    assert [diagnosis in line for line in lines].count(True) == 2 and "mine.py defines no sghmc_step: skipped" in lines
+    assert not any(word in done.stdout for word in ("reference_numpy.py", "During handling", "Falsifying", "Draw 1"))
 
 
 @ours_only
@@ -1368,7 +1493,7 @@ def test_generic_vectors_hide_no_known_bug():
     energies = reference_numpy.read_vectors("energy").values()
     listed = {wrong["name"] for v in energies for wrong in v["wrong"]}
     known = {row["name"] for target in ("energy", "gradient") for row, _ in table(target) if changes_value(row)}
-    assert known - listed <= {"energy: angle instead of cosine"}  # decimals have no arccos
+    assert known - listed <= NO_DECIMALS
 
 
 @ours_only
@@ -1385,6 +1510,9 @@ def test_vectors_with_unknown_keys_repeated_ids_or_unexplained_flags_are_refused
     spoil(lambda c: c["vectors"][0].pop("w"))
     spoil(lambda c: c["vectors"][0].update(id=c["vectors"][1]["id"]))
     spoil(lambda c: c["vectors"][0]["flags"].append("unexplained"))
+
+
+NO_DECIMALS = {"energy: angle instead of cosine", "energy: no absolute value, the mean not clamped"}  # arccos, ln(-m)
 
 
 def results_of(impl, flag=None):
@@ -1420,14 +1548,35 @@ def test_check_passes_right_results_and_names_the_bug_of_wrong_ones(tmp_path, ca
         assert check(unreadable)[0] == 2, unreadable
     for target in ("step", "energy", "gradient"):
         for row, impl in table(target):
-            if changes_value(row) and row["name"] != "energy: angle instead of cosine":
+            if changes_value(row) and row["name"] not in NO_DECIMALS:
                 with np.errstate(all="ignore"):
                     code, out = check(results_of(impl, "generic"))
                 assert code == 1 and "known bug: " in out and f"{row['name']} (" in out, row["name"]
 
 
 @ours_only
-def test_command_line_exits_with_2_on_bad_usage():
+def test_check_names_what_a_part_of_the_output_equals_and_shows_the_first_wrong_entry():
+    def verdict(**wrong):
+        return reference_numpy._verdict(v, {"id": "generic", "u": v["u"], "grads": v["grads"], **wrong})
+
+    v = reference_numpy.read_vectors("energy")["generic"]
+    half, sign = (next(wrong for wrong in v["wrong"] if wrong["name"] == name)
+                  for name in ("energy: half lost", "gradient: wrong sign"))
+    assert verdict() is None
+    assert "known bug: energy: half lost (" in verdict(u=half["u"])
+    both = verdict(u=half["u"], grads=sign["grads"])
+    assert "your U equals that of a known bug: energy: half lost (" in both
+    assert "your dU/dp1, dU/dz1, dU/dp2, dU/dz2 equals that of a known bug: gradient: wrong sign (" in both
+    assert "absolute value" in verdict(u=float("nan"))
+    other = [v["grads"][0], [[*row[:2], 9, 9] for row in v["grads"][1]], *v["grads"][2:]]
+    assert f"dU/dz1[0][2] is 9.0, right {v['grads'][1][0][2]}, allowed error " in verdict(grads=other)
+    assert verdict(grads=other).endswith(", and 5 more")
+
+
+@ours_only
+def test_command_line_shows_its_usage_and_exits_with_2_on_bad_usage(capsys):
+    for arguments in (["-h"], ["check", "-h"], ["vectors", "--help"]):
+        assert reference_numpy.main(arguments) == 0 and capsys.readouterr().out.startswith("usage: ")
     for arguments in ([], ["check"], ["vectors", "more"], ["check", "/no/such/file"], ["help"]):
         done = subprocess.run([sys.executable, ROOT / "reference_numpy.py", *arguments], capture_output=True, text=True)
         assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and not done.stdout, arguments
