@@ -178,12 +178,12 @@ def test_all_figures_are_drawn_from_the_grid_alone(grid, tmp_path, capsys):
 @drawing
 def test_random_walks_are_drawn_against_their_distance_alone(tmp_path, capsys):
     for cfg in commands("cpu", SEEDS="0"):
-        if "/walk/L5" in cfg.out or cfg.out.endswith("cpu/controls/scale5e4_seed0"):
+        if "/walk/L5" in cfg.out or cfg.out.endswith("cpu/fig1/L5_eps1e-1_seed0"):
             make_run(tmp_path / cfg.out, cfg)
     names, _ = drawn([tmp_path], tmp_path / "out", capsys)
-    assert names == ["controls", "distance"]
+    assert names == ["distance", "fig1", "fig3"]
     svg = (tmp_path / "out" / "distance.svg").read_text()
-    assert ">random walk<" in svg and ">scale 5e4<" in svg and "rms of W_t - W_0" in svg
+    assert ">random walk<" in svg and ">with energy<" in svg and "rms of W_t - W_0" in svg
 
 
 @drawing

@@ -173,7 +173,7 @@ def controls_label(c):
 
 
 def distance_label(c):
-    name = "random walk" if c["energy_scale"] == 0 else controls_label(c | {"eps": 1e-3})
+    name = "random walk" if c["energy_scale"] == 0 else "with energy"
     return name + ("" if c["init"] is None else ", pretrained")  # of any L and eps: the distance tells them apart
 
 
@@ -236,7 +236,7 @@ def draw_lines(axes, panel, names, styles):
     seen = set()
     for run in panel.runs:
         table, name = getattr(run, panel.table), names[run.path]
-        shown = table["step"] < panel.first
+        shown = (table["step"] < panel.first) & ((panel.x != "distance") | (table["step"] > 0))  # the start has none
         x, y = thinned(table[panel.x][shown], table[panel.y][shown])
         if not len(x) or (panel.x == "grad_evals" and len(x) > 1 and x[-1] == 0):  # a random walk takes no gradients
             continue
@@ -421,7 +421,7 @@ FIGURES = {  # name: (targets whose runs it takes, how it is drawn, title)
     "fig5": (["fig5"], fig5, "Figure 5: the energy as the loss of SimSiam (cosine loss: 1 + L)"),
     "null": (["null"], fig1, "Figure 1 without energy: a random walk"),
     "controls": (["controls"], controls, "Controls: one factor at a time around L 3, eps 1e-3, scale 1"),
-    "distance": (["walk", "null", "fig1", "fig2b", "controls"], distance, "Chains against the distance walked"),
+    "distance": (["walk", "null", "fig1", "fig2b"], distance, "With and without energy: chains against their distance"),
     "note": (["note"], note, "The Note: the loss, its entropy and its information"),
 }
 
