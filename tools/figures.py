@@ -266,7 +266,7 @@ def dress(axes, panel, leftmost):
     axes.set_xlabel(UPDATES if sgd else X_NAMES[panel.x], fontsize=8)
     if leftmost:
         axes.set_ylabel(Y_NAMES[panel.y], fontsize=8)
-    axes.locator_params(axis="x", nbins=5)
+    axes.locator_params(axis="x", nbins=5, integer=True)
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.10g}")
     if panel.y in ("knn", "center"):
         axes.set_ylim(0, 1.02)
