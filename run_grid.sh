@@ -13,10 +13,11 @@
 #   cpu       the claims of all figures at the scale of two cores         all    everything except cpu
 #
 # --list prints the commands, one a line, and runs nothing. OUT=runs is the folder of all runs, SEEDS="0" their seeds
-# (controls and cpu: "0 1 2"), JOBS=1 how many run at a time, PYTHON=python who runs them. SLURM_ARRAY_TASK_ID=i takes
-# line i alone, from 0. Finished runs are skipped, interrupted ones resumed: the same command again goes on. A length
-# (--samples, --updates) can be raised later; other FLAGS that change the chains want another OUT. A run that fails
-# does not stop the others. Exit codes: 0 done, 1 runs failed, 2 bad input, 129, 130 and 143 by a signal.
+# (controls and cpu: "0 1 2"), JOBS=1 how many run at a time (they share the cores, unless OMP_NUM_THREADS is set),
+# PYTHON=python who runs them. SLURM_ARRAY_TASK_ID=i takes line i alone, from 0. Finished runs are skipped, interrupted
+# ones resumed: the same command again goes on. A length (--samples, --updates) can be raised later; other FLAGS that
+# change the chains want another OUT. A run that fails does not stop the others. Exit codes: 0 done, 1 runs failed, 2
+# bad input, 129, 130 and 143 by a signal.
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 OUT=${OUT:-runs} JOBS=${JOBS:-1} PYTHON=${PYTHON:-python}
@@ -279,6 +280,10 @@ fi
 targets="fig1 pretrain fig2a fig2b fig4 fig5 controls null note cpu all"
 [[ -n $target && " $targets " == *" $target "* ]] || stop "no target '$target'; choose from $targets"
 [[ $JOBS =~ ^[1-9][0-9]*$ ]] || stop "JOBS='$JOBS': give a whole number >= 1"
+if [[ -z $OMP_NUM_THREADS && $JOBS -gt 1 ]]; then # threads beyond the cores wait for one another
+    cores=$(getconf _NPROCESSORS_ONLN)
+    export OMP_NUM_THREADS=$((cores > JOBS ? cores / JOBS : 1))
+fi
 seeds_given=$SEEDS SEEDS=${SEEDS:-0}
 [[ $target != controls && $target != cpu ]] || SEEDS=${seeds_given:-0 1 2}
 [[ $SEEDS =~ ^[0-9]+(\ [0-9]+)*$ ]] || stop "SEEDS='$SEEDS': give whole numbers >= 0 with a blank between them"

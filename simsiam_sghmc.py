@@ -328,7 +328,11 @@ def read_checkpoint(path):
 
 
 def load_model(path):
-    """The SimSiam network of a checkpoint or sample, in evaluation mode with the chain's running statistics."""
+    """The SimSiam network of a checkpoint or sample, in evaluation mode: normalise(uint8 images) -> (p, z).
+
+    Its BatchNorm statistics are the chain's running ones, which lag behind moving weights: `recalibrate` it on training
+    images for what `--bn recalibrated` evaluates (D7).
+    """
     model, saved = initial_network(0), read_checkpoint(path)
     nn.utils.vector_to_parameters(saved["weights"], model.parameters())
     model.load_state_dict(saved["buffers"], strict=False)
@@ -377,7 +381,8 @@ def image_folder(root):
     try:
         part = torchvision.datasets.ImageFolder(str(root))
     except (OSError, RuntimeError) as error:
-        raise BadInput(f"--data: no image folder {root} ({one_line(error)}); {OTHER_DATA}") from None
+        why = one_line(error) if root.is_dir() else "not there"
+        raise BadInput(f"--data: no image folder {root} ({why}); the default is cifar10, {OTHER_DATA}") from None
     images = np.empty((len(part), 32, 32, 3), np.uint8)
     for image, (path, _) in zip(images, part.samples, strict=True):
         try:
@@ -1008,6 +1013,7 @@ class Run:
         if not self.saved:
             if signals:
                 raise RunStopped("stopped before the first step; the same command begins it", 128 + signals[0])
+            self.say("step 0: evaluating the start")
             self.evaluate()
             self.save()
         first, began = chain.step, time.monotonic()
@@ -1119,7 +1125,9 @@ def opening(cfg, chain):
     per_step, left, horizon = 1, max(0, chain.length - chain.step), cfg.epochs * chain.per_epoch
     if cfg.method == "sghmc":
         per_step = (2 * cfg.L - 1 if cfg.batch_per == "kick" else cfg.L) * (cfg.energy_scale > 0)
-    text = f"{cfg.method} on {chain.device} from step {chain.step:,}, {left:,} steps = {left * per_step:,} gradients"
+    threads = f" ({torch.get_num_threads()} threads)" if chain.device.type == "cpu" else ""
+    text = f"{cfg.method} on {chain.device}{threads} from step {chain.step:,}, "
+    text += f"{left:,} steps = {left * per_step:,} gradients"
     if cfg.method == "sghmc" and cfg.sg:
         text += "\nnote: a stop-gradient field is not the gradient of any energy, so this chain samples no posterior"
     if cfg.method == "sgd" and cfg.cosine and chain.length > horizon:

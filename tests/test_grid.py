@@ -23,6 +23,7 @@ if a[0] == "-c":
 out = a[a.index("--out") + 1]
 signal.signal(signal.SIGTERM, lambda *_: (open("saved", "a").write(out + "\\n"), sys.exit(143)))
 os.makedirs(out, exist_ok=True)
+print("threads:", os.environ.get("OMP_NUM_THREADS"))
 print("step 3 of 10, 0.5 s per step, 4 s left", flush=True)
 with open("calls", "a") as file:
     file.write(f"{{time.time()}} {{out}}\\n")
@@ -46,7 +47,7 @@ class Grid:
         stub = folder / "stub"
         stub.write_text(STUB.format(python=sys.executable))
         stub.chmod(0o755)
-        names = ("OUT", "SEEDS", "JOBS", "SLURM_ARRAY_TASK_ID")
+        names = ("OUT", "SEEDS", "JOBS", "SLURM_ARRAY_TASK_ID", "OMP_NUM_THREADS")
         self.environment = {k: v for k, v in os.environ.items() if k not in names} | {"PYTHON": str(stub)}
 
     def start(self, line="", **environment):
@@ -274,6 +275,14 @@ def test_finished_runs_are_skipped_and_others_started_again(grid):
     (grid.folder / "runs/fig5/no-sg_seed0/checkpoint.pt").unlink()  # the result is gone, whatever the log says
     assert grid("fig5", JOBS="6")[0] == 0 and grid.calls() == ["runs/fig5/no-sg_seed0"]
     assert grid("fig5 --updates 50000", JOBS="6")[0] == 0 and len(grid.calls()) == 6  # longer is not finished
+
+
+def test_jobs_share_the_cores_unless_the_threads_are_given(grid):
+    log = grid.folder / "runs/fig2a/lr3e-2_seed0.log"
+    for environment, threads in (({}, "None"), ({"JOBS": "64"}, "1"), ({"JOBS": "64", "OMP_NUM_THREADS": "5"}, "5")):
+        assert grid("fig2a --init stub", **environment)[0] == 0
+        assert f"threads: {threads}\n" in log.read_text()
+        log.unlink()
 
 
 def test_a_failing_run_stops_no_other_and_is_named_at_the_end(grid):

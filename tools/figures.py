@@ -240,7 +240,7 @@ def draw_lines(axes, panel, names, styles):
         x, y = thinned(table[panel.x][shown], table[panel.y][shown])
         if not len(x) or (panel.x == "grad_evals" and len(x) > 1 and x[-1] == 0):  # a random walk takes no gradients
             continue
-        first = name not in seen
+        first = name not in seen and panel.x != "distance"
         seen.add(name)
         axes.plot(
             x, y, label=name, linewidth=1.4 if first else 0.7, markersize=4.5 if first else 3, markerfacecolor="none",
@@ -456,7 +456,8 @@ def draw_all(runs, out):
             fresh = [run for run in runs if run.scale == scale and run.chain["init"] is None]
             path = out / (name if i == 1 else f"{name}_{i}")
             with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):  # the same bytes every time
-                picture = figure(part, fresh, f"{title}\n{scale_text(scale)}")
+                seeds = "; thin lines: further seeds" * (len({run.chain["seed"] for run in part}) > 1)
+                picture = figure(part, fresh, f"{title}\n{scale_text(scale)}{seeds}")
                 picture.savefig(f"{path}.png", dpi=150)
                 picture.savefig(f"{path}.svg", metadata={"Date": None})
             print(f"{path}.png: {len(part)} runs, {scale_text(scale)}")
