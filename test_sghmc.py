@@ -1177,9 +1177,10 @@ def test_a_missing_value_error_is_said_to_be_that_and_not_a_bug_of_other_setting
 def test_a_failure_shows_the_diagnosis_once_without_tracebacks_from_any_folder_and_again_at_the_end(tmp_path):
     bug = "(np.abs(s12) + np.abs(s21)) / 2)  ", "np.abs(s12) + np.abs(s21))  "
     (tmp_path / "mine.py").write_text(f"import reference_numpy\nenergy = reference_numpy.variant({bug})['energy']\n")
+    here = {k: v for k, v in os.environ.items() if k not in ("CI", "BUILD_NUMBER")}  # else pytest repeats all texts
     done = subprocess.run([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", ROOT / "test_energy.py", "-k",
                            "a_batch_that_hides_no_bug or worked_example"], cwd=tmp_path,
-                          env={**os.environ, "SGHMC_IMPL": "mine.py"}, capture_output=True, text=True)
+                          env={**here, "SGHMC_IMPL": "mine.py"}, capture_output=True, text=True)
     lines, diagnosis = done.stdout.splitlines(), "Diagnosis: your output equals that of a known bug: energy: half lost"
     assert done.returncode == 1 and len(lines) < 35, done.stdout
     assert [line for line in lines if line.startswith("Diagnosis: ")][1:] == [
