@@ -4,6 +4,8 @@ import copy
 import csv
 import itertools
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -487,3 +489,16 @@ def test_recalibration_is_the_average_of_batch_statistics(chain):
         s.recalibrate(c.model, c.data.train)
         mean = c.model.encoder.trunk[5].running_mean.clone()
         assert torch.allclose(mean, convolution(x).mean(dim=(0, 2, 3)), atol=1e-5)
+
+
+def test_the_readmes_lines_on_loading_a_network_give_predictions_and_encodings(chains, chain):
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(from simsiam_sghmc import load_model.*?)```", readme, re.S)
+    names = {"images": chain().data.train}
+    exec(code.replace("runs/first/checkpoint.pt", str(chains[2] / "checkpoint.pt")), names)
+    W = nn.utils.parameters_to_vector(names["model"].parameters())
+    assert torch.equal(W, torch.load(chains[2] / "checkpoint.pt", weights_only=True)["weights"])
+    assert names["p"].shape == names["z"].shape == (24, 128) and names["z"].min() >= 0
+    with torch.no_grad():
+        wanted = s.features(names["model"], names["images"], "z")
+    assert torch.allclose(names["z"], wanted) and not names["model"].training

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -35,3 +36,12 @@ def test_the_example_of_each_group_is_accepted_and_uses_the_group(page):
 
 def test_help_fits_120_columns(page):
     assert max(map(len, page.splitlines())) <= 120
+
+
+def test_every_command_of_the_readme_is_accepted():
+    text = re.sub(r"```.*?```", "", (Path(__file__).parents[1] / "README.md").read_text(), flags=re.S)
+    shown = [line for line in text.splitlines() if line.startswith("    ")] + re.findall(r"`([^`]+)`", text)
+    commands = [part for line in shown for part in re.findall(r"simsiam_sghmc\.py (--[^#&]*)", line)]
+    assert len(commands) >= 4
+    for command in commands:
+        s.parse(shlex.split(command))
