@@ -281,7 +281,7 @@ targets="fig1 pretrain fig2a fig2b fig4 fig5 controls null note cpu all"
 [[ -n $target && " $targets " == *" $target "* ]] || stop "no target '$target'; choose from $targets"
 [[ $JOBS =~ ^[1-9][0-9]*$ ]] || stop "JOBS='$JOBS': give a whole number >= 1"
 if [[ -z $OMP_NUM_THREADS && $JOBS -gt 1 ]]; then # threads beyond the cores wait for one another
-    cores=$(getconf _NPROCESSORS_ONLN)
+    cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) # nproc: those that this process may use
     export OMP_NUM_THREADS=$((cores > JOBS ? cores / JOBS : 1))
 fi
 seeds_given=$SEEDS SEEDS=${SEEDS:-0}

@@ -966,8 +966,9 @@ def advance(chain):
     chain.last = sghmc_sample(chain) if chain.cfg.method == "sghmc" else sgd_update(chain)
     chain.step += 1
     U = chain.last.get("energy")
-    finite = torch.stack([x.isfinite().all() for x in (chain.W, *chain.model.buffers(), *(() if U is None else (U,)))])
-    chain.pending.append((t, grad_evals, U, finite.all()))
+    watched = [chain.W, *chain.model.buffers()] + ([] if U is None else [U])
+    finite = torch.stack([x.isfinite().all() for x in watched]).all()
+    chain.pending.append((t, grad_evals, U, finite))
 
 
 # ---------------------------------------------------------------------------------------------------------------- run
