@@ -10,7 +10,9 @@
 #   fig5      Figure 5: the energy as the loss of SimSiam, five scenarios, and the cosine loss beside them
 #   controls  one factor at a time around L 3, eps 1e-3               null   Figure 1 without any energy
 #   note      what the loss is made of, with and without stop-gradient, at the scale of two cores
-#   cpu       the claims of all figures at the scale of two cores         all    everything except cpu
+#   cpu       the claims of all figures at the scale of two cores
+#   long      one chain of Figure 1 at that scale in its full length, with and without energy
+#   all       everything except cpu and long
 #
 # --list prints the commands, one a line, and runs nothing. OUT=runs is the folder of all runs, SEEDS="0" their seeds
 # (controls and cpu: "0 1 2"), JOBS=1 how many run at a time (they share the cores, unless OMP_NUM_THREADS is set),
@@ -135,6 +137,11 @@ cpu() { # 25,300 gradients of 0.3 s, 413 evaluations of 10 s: over three hours o
     done; done
     velocities cpu/ --samples 10 --eval-every 10 $small
 }
+long() { # one chain of the paper's length, at the step where it saw collapse, and the same noise without the energy
+    local flags="--L 1 --eps 1e-1 --samples 50000 --eval-every 2500 $small --batch-size 16" # one gradient a sample
+    add long/fig1/L1_eps1e-1 $chain $flags
+    add long/null/L1_eps1e-1 $chain $flags --energy-scale 0
+}
 all() { # what other runs start from comes first
     for part in pretrain fig1 fig5 fig4 null note fig2a fig2b; do $part; done
     SEEDS=${seeds_given:-0 1 2} controls
@@ -244,7 +251,8 @@ hours() { # say once how long it will take, from the first time per step that a 
         awk -v t="$seconds" -v n="$steps" -v g="$gradients" -v N="$all_steps" -v G="$all_gradients" \
             -v jobs="$JOBS" 'BEGIN {
                 if (G) printf "%.2g s per gradient: ", t * n / g
-                printf "about %.2g hours for all, evaluations apart\n", (G ? t * n / g * G : t * N) / 3600 / jobs }'
+                h = (G ? t * n / g * G : t * N) / 3600 / jobs
+                printf "about %.2g %s for all, evaluations apart\n", h < 1 ? 60 * h : h, h < 1 ? "minutes" : "hours" }'
         told=1
         return
     done
@@ -277,7 +285,7 @@ target=fig1
 if ((${#flags[@]})) && [[ ${flags[0]} != -* ]]; then
     target=${flags[0]} flags=("${flags[@]:1}")
 fi
-targets="fig1 pretrain fig2a fig2b fig4 fig5 controls null note cpu all"
+targets="fig1 pretrain fig2a fig2b fig4 fig5 controls null note cpu long all"
 [[ -n $target && " $targets " == *" $target "* ]] || stop "no target '$target'; choose from $targets"
 [[ $JOBS =~ ^[1-9][0-9]*$ ]] || stop "JOBS='$JOBS': give a whole number >= 1"
 if [[ -z $OMP_NUM_THREADS && $JOBS -gt 1 ]]; then # threads beyond the cores wait for one another
@@ -295,18 +303,20 @@ if [[ -n $SLURM_ARRAY_TASK_ID ]]; then
     runs=("${runs[i]}") outs=("${outs[i]}") inits=("${inits[i]}")
 fi
 
-check='import shlex, sys
+check='import os, shlex, sys
 try:
     import simsiam_sghmc
-    for line in sys.stdin:
-        simsiam_sghmc.parse(shlex.split(line)[2:])
+    configs = [simsiam_sghmc.parse(shlex.split(line)[2:])[0] for line in sys.stdin]
+    for data in {cfg.data for cfg in configs} - {"cifar10", "gratings"}:
+        if sys.argv[1] == "run" and not os.path.isdir(os.path.join(data, "train")):
+            sys.exit(f"run_grid: --data {data}: no folder {data}/train here")
 except ImportError as error:
     sys.exit(f"run_grid: {sys.executable} has no {error.name}; name a Python that has it in PYTHON=")
 except simsiam_sghmc.BadInput as error:
     sys.exit(f"run_grid: {error}")'
 if [[ -z $list ]] || ((${#flags[@]})); then # judged by the program itself, before anything runs
     command -v "$PYTHON" >/dev/null || stop "no '$PYTHON' here; name one that has torch in PYTHON="
-    printf '%s\n' "${runs[@]}" | PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" "$PYTHON" -c "$check" || exit 2
+    printf '%s\n' "${runs[@]}" | PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" "$PYTHON" -c "$check" ${list:-run} || exit 2
 fi
 if [[ -n $list ]]; then
     printf '%s\n' "${runs[@]}"

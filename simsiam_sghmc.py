@@ -18,6 +18,7 @@ import contextlib
 import copy
 import csv
 import ctypes
+import difflib
 import fcntl
 import functools
 import hashlib
@@ -369,8 +370,15 @@ def load_data(data, data_dir):
 
 def cifar10(data_dir, train):
     """CIFAR-10 by torchvision, downloaded and checked on first use: (images, labels)."""
+    dataset = functools.partial(torchvision.datasets.CIFAR10, data_dir, train)
     try:
-        part = torchvision.datasets.CIFAR10(data_dir, train, download=True)
+        try:
+            part = dataset()
+        except RuntimeError:  # not there or not whole
+            Path(data_dir).mkdir(parents=True, exist_ok=True)
+            with open(Path(data_dir) / ".lock", "a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # of the runs that begin together one downloads, the others wait
+                part = dataset(download=True)
     except Exception as error:  # no network, a bad checksum, a torn archive, a full disk: many types
         raise BadInput(f"cannot get CIFAR-10 into {data_dir}/ ({one_line(error)}); {OTHER_DATA}") from None
     return torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets)
@@ -1034,7 +1042,7 @@ class Run:
         if chain.step < chain.length:
             self.save()
             raise RunStopped(f"saved at step {chain.step}; the same command goes on from there", 128 + signals[0])
-        self.say(summary(self.folder.path))
+        self.say(summary(self.folder.path, min(cfg.knn_test or math.inf, len(chain.data.test))))
 
     def check_finite(self, newest=False):
         """RunStopped at the first step since the last save after which U or W was not finite: nothing bad is saved."""
@@ -1136,15 +1144,18 @@ def opening(cfg, chain):
     return text
 
 
-def summary(path):
-    """The verdict, from the first and the last row of metrics.csv."""
+def summary(path, tests):
+    """The verdict, from the first and the last row of metrics.csv; k-NN was taken on this many test images."""
     with open(path / "metrics.csv", newline="") as file:
         first, *_, last = 2 * list(csv.DictReader(file))
-    k_nn = f"k-NN {float(first['knn']):.2%} at the start, {float(last['knn']):.2%} at step {int(last['step']):,}"
-    return (
-        f"done: collapsed: {last['collapsed']} (centre ratio {float(last['center']):.4f}), {k_nn}, "
-        f"at chance: {last['at_chance']}\ntables and checkpoint are in {path}/"
-    )
+    start, end = float(first["knn"]), float(last["knn"])
+    text = f"done: collapsed: {last['collapsed']} (centre ratio {float(last['center']):.4f}), at chance: "
+    text += f"{last['at_chance']}, k-NN {start:.2%} at the start, {end:.2%} at step {int(last['step']):,} "
+    text += f"(standard error {math.sqrt(end * (1 - end) / tests):.2%})"
+    if last["drift_to_noise"]:
+        ratio = float(last["drift_to_noise"])
+        text += f"\nin the first drift of the last sample the gradient's part was {ratio:.1g} of the noise's"
+    return f"{text}\ntables and checkpoint are in {path}/"
 
 
 # ------------------------------------------------------------------------------------------------------- command line
@@ -1152,7 +1163,9 @@ def summary(path):
 
 class Parser(argparse.ArgumentParser):
     def error(self, message):
-        raise BadInput(f"{message} (--help lists the settings)")
+        unknown = re.findall("^unrecognized arguments: (--[^ =]+)", message)
+        near = [name for word in unknown for name in difflib.get_close_matches(word, self._option_string_actions, n=1)]
+        raise BadInput(message + (f"; did you mean {near[0]}?" if near else " (--help lists the settings)"))
 
 
 EXAMPLES = {  # for --help

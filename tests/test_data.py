@@ -6,6 +6,8 @@ import io
 import pickle
 import tarfile
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -79,7 +81,7 @@ def server(monkeypatch):
     """A web server that serves the archive as `how` asks; torchvision is told its address and checksums."""
     archive, sums = cifar_archive(np.random.default_rng(0))
     served = {"good": archive, "truncated": archive[: len(archive) // 2], "changed": archive[:-20] + bytes(20)}
-    state = {"how": "good", "requests": 0}
+    state = {"how": "good", "requests": 0, "pause": 0}
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -88,7 +90,10 @@ def server(monkeypatch):
             self.send_response(200 if body else 404)
             self.send_header("Content-Length", str(len(body or b"")))
             self.end_headers()
-            self.wfile.write(body or b"")
+            half = len(body or b"") // 2
+            for part in (body[:half], body[half:]) if body else ():
+                self.wfile.write(part)
+                time.sleep(state["pause"])
 
         do_HEAD = do_GET
 
@@ -114,6 +119,14 @@ def test_cifar10_is_downloaded_once_then_read_from_the_disk(server, tmp_path):
     asked = server["requests"]
     assert asked > 0 and torch.equal(s.load_data("cifar10", str(tmp_path / "data")).train, data.train)
     assert server["requests"] == asked
+
+
+def test_runs_that_start_at_once_download_once(server, tmp_path):
+    s.load_data("cifar10", str(tmp_path / "alone"))
+    once, server["pause"] = server["requests"], 0.3
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda _: s.load_data("cifar10", str(tmp_path / "data")), range(2)))
+    assert torch.equal(both[0].train, both[1].train) and server["requests"] == 2 * once
 
 
 @pytest.mark.parametrize("how", ["truncated", "changed", "absent"])

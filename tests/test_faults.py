@@ -767,3 +767,14 @@ def test_a_log_file_has_no_control_characters_and_the_summary_names_verdict_and_
     _, out, _, folder = run(f"{LINE} 5")
     assert re.search(r"[\x00-\x09\x0b-\x1f]", out) is None
     assert f"{folder}/" in out and "collapsed: " in out and "left" in out
+
+
+def test_the_summary_gives_the_error_of_k_nn_and_the_weight_of_the_gradient(tmp_path):
+    first, last = ({"step": step, "knn": knn, "center": 0.5, "collapsed": "no", "at_chance": "no"} for step, knn in (
+        (0, 0.375), (1200, 0.25)))  # fmt: skip
+    last["drift_to_noise"] = 1.3e-5
+    rows = [",".join(str(row.get(name, "")) for name in s.METRICS) for row in (first, last)]
+    (tmp_path / "metrics.csv").write_text("\n".join([",".join(s.METRICS), *rows, ""]))
+    text = s.summary(tmp_path, tests=12)
+    assert "37.50% at the start, 25.00% at step 1,200 (standard error 12.50%)" in text  # sqrt(0.25 x 0.75 / 12)
+    assert "the gradient's part was 1e-05 of the noise's" in text and text.endswith(f"{tmp_path}/")

@@ -187,6 +187,30 @@ def test_random_walks_are_drawn_against_their_distance_alone(tmp_path, capsys):
 
 
 @drawing
+def test_a_walk_is_drawn_beside_the_chain_with_the_energy(tmp_path, capsys):
+    for cfg in commands("cpu", SEEDS="0"):
+        if "1/L3_eps1e-1" in cfg.out or "null/L3_eps1e-1" in cfg.out:
+            make_run(tmp_path / cfg.out, cfg)
+    names, text = drawn([tmp_path], tmp_path / "out", capsys)
+    assert names == ["distance", "fig1", "fig3", "null"] and "null.png: 2 runs" in text
+    svg = (tmp_path / "out" / "null.svg").read_text()
+    assert ">eps 1e-1<" in svg and ">eps 1e-1, no energy<" in svg and "gradient evaluations" not in svg
+
+
+@drawing
+def test_the_axis_of_k_nn_ends_just_above_the_highest_line_of_its_row():
+    from matplotlib.figure import Figure
+
+    row = Figure().subplots(1, 2, sharey=True)
+    row[0].plot([0, 1], [0.1, 0.4]), row[1].plot([0, 1], [0.1, 0.2])
+    figures.from_zero(row)
+    assert row[0].get_ylim() == row[1].get_ylim() == pytest.approx((0, 0.46))
+    row[1].plot([0, 1], [0, 0.99])
+    figures.from_zero(row)
+    assert row[0].get_ylim() == (0, 1.02)
+
+
+@drawing
 def test_missing_figures_and_misplaced_runs_are_named_and_not_drawn(grid, tmp_path, capsys):
     cfg = commands("fig5")[0]
     make_run(tmp_path / "runs" / "fig1" / "not-a-chain", cfg)
@@ -202,7 +226,7 @@ def test_runs_at_another_scale_get_a_picture_of_their_own(grid, tmp_path, capsys
     (cfg,) = (cfg for cfg in commands("cpu", SEEDS="0") if cfg.out.endswith("cpu/fig1/L1_eps1e-2_seed0"))
     make_run(tmp_path / cfg.out, cfg)
     names, text = drawn([first(grid, "fig1"), tmp_path], tmp_path / "out", capsys)
-    assert names == ["distance", "distance_2", "fig1", "fig1_2", "fig3", "fig3_2"]
+    assert names == ["fig1", "fig1_2", "fig3", "fig3_2"]
     assert "fig1_2.png: 1 runs, data cifar10, batch 64, bf16" in text
 
 
@@ -216,7 +240,7 @@ def test_unfinished_runs_are_drawn_as_far_as_they_are(tmp_path, capsys):
     path.write_text(path.read_text().split("\n")[0] + "\n")
     (make_run(tmp_path / "fig1" / "bare", bare) / "energy.csv").unlink()
     names, text = drawn([tmp_path], tmp_path / "out", capsys)
-    assert names == ["distance", "fig1", "fig3"] and "fig1.png: 3 runs" in text
+    assert names == ["fig1", "fig3"] and "fig1.png: 3 runs" in text
     assert "eps 1e-4" not in (tmp_path / "out" / "fig3.svg").read_text()  # it has no energies: no line, no label
 
 

@@ -1,6 +1,7 @@
 """run_grid.sh lists the paper's experiments and runs what is left of them. A stub stands in for the program."""
 
 import collections
+import dataclasses
 import os
 import shlex
 import signal
@@ -91,7 +92,7 @@ def settings(configs, *names):
 
 
 LINES = {"fig1": 16, "pretrain": 1, "fig2a": 2, "fig2b": 6, "fig4": 16, "fig5": 6, "controls": 24, "null": 16}
-LINES |= {"note": 12, "cpu": 125, "all": 99}
+LINES |= {"note": 12, "cpu": 125, "long": 2, "all": 99}
 
 
 @pytest.mark.parametrize("target, count", LINES.items())
@@ -197,6 +198,16 @@ def test_cpu_covers_every_figure_at_one_small_scale(grid):
     assert settings(grid.configs("cpu", SEEDS="7"), "out") and {c.seed for c in grid.configs("cpu", SEEDS="7")} == {7}
 
 
+def test_the_long_chains_are_one_of_figure_1_and_its_walk_on_the_same_noise(grid):
+    configs = grid.configs("long")
+    (chosen,) = (cfg for cfg in grid.configs("fig1") if (cfg.L, cfg.eps) == (1, 0.1))
+    for cfg, scale in zip(configs, (1, 0), strict=True):
+        names = [f.name for f in dataclasses.fields(cfg) if f.metadata["group"] in ("method", "SGHMC")]
+        different = [name for name in names if getattr(cfg, name) != getattr(chosen, name)]
+        assert different == ([] if scale else ["energy_scale"]) and cfg.energy_scale == scale
+    assert len({(cfg.seed, cfg.batch_size, cfg.precision) for cfg in configs}) == 1
+
+
 def test_one_sample_of_the_walk_has_the_law_of_ten_thousand(grid):
     """Samples without energy are independent: 10,000 at eps add up to N(0, 10,000 V), the law of one at 100 eps."""
     walks = [cfg for cfg in grid.configs("cpu") if "/walk/" in cfg.out and not cfg.init]
@@ -218,7 +229,7 @@ def test_one_sample_of_the_walk_has_the_law_of_ten_thousand(grid):
 
 def test_all_is_every_target_but_cpu_with_starts_before_what_needs_them(grid):
     lines = [words[-1] for words in grid.list("all")]
-    parts = [target for target in LINES if target not in ("cpu", "all")]
+    parts = [target for target in LINES if target not in ("cpu", "long", "all")]
     assert sorted(lines) == sorted(words[-1] for target in parts for words in grid.list(target))
     assert lines[0] == "runs/pretrain/seed0"
 
@@ -242,14 +253,21 @@ def test_an_array_task_takes_one_line(grid):
     assert "tools/figures.py runs --out runs/figures" in out
 
 
-def test_the_cost_is_said_first_and_hours_after_the_first_gradients(grid):
-    code, out, err = grid("fig2b --init start.pt", JOBS="2", NAP="0.5")
+@pytest.mark.parametrize(
+    "flags, cost, time",
+    [
+        ("", "450,000 gradients, 90,000 samples", "6.2 hours"),  # 450,000 x 0.1 s / 2 jobs
+        ("--samples 100", "3,000 gradients, 600 samples", "2.5 minutes"),
+    ],
+)
+def test_the_cost_is_said_first_and_the_time_after_the_first_gradients(grid, flags, cost, time):
+    code, out, err = grid(f"fig2b --init start.pt {flags}", JOBS="2", NAP="0.5")
     assert (code, err) == (2, "run_grid: fig2b needs start.pt of a finished: bash run_grid.sh pretrain\n")
     (grid.folder / "start.pt").write_text("x")
-    code, out, err = grid("fig2b --init start.pt", JOBS="2", NAP="0.5")
+    code, out, err = grid(f"fig2b --init start.pt {flags}", JOBS="2", NAP="0.5")
     first, second, *_ = out.splitlines()
-    assert first.startswith("fig2b: 6 runs, 0 of them finished; to do: 450,000 gradients, 90,000 samples or updates")
-    assert second == "0.1 s per gradient: about 6.2 hours for all, evaluations apart"  # 450,000 x 0.1 s / 2 jobs
+    assert first.startswith(f"fig2b: 6 runs, 0 of them finished; to do: {cost} or updates")
+    assert second == f"0.1 s per gradient: about {time} for all, evaluations apart"
 
 
 @pytest.mark.parametrize(
@@ -365,9 +383,17 @@ def test_bad_input_is_one_line_and_exit_code_2(grid):
 @pytest.mark.long
 def test_a_bad_flag_is_refused_in_the_words_of_the_program_itself(grid):
     code, out, err = grid("fig1 --sampels 3", PYTHON=sys.executable)
-    assert (code, out) == (2, "") and err.startswith("run_grid: unrecognized arguments: --sampels 3 (")
+    assert (code, out) == (2, "") and err.startswith("run_grid: unrecognized arguments: --sampels 3;")
     assert err.count("\n") == 1
     assert not (grid.folder / "runs").exists()
+
+
+@pytest.mark.long
+def test_a_missing_image_folder_is_named_before_anything_runs_but_may_be_listed(grid, pictures):
+    code, out, err = grid("fig1 --data elsewhere", PYTHON=sys.executable)
+    assert (code, out) == (2, "") and err == "run_grid: --data elsewhere: no folder elsewhere/train here\n"
+    assert not (grid.folder / "runs").exists()
+    assert len(grid.list("fig1 --data elsewhere", PYTHON=sys.executable)) == 16
 
 
 @pytest.mark.long

@@ -38,6 +38,17 @@ def test_help_fits_120_columns(page):
     assert max(map(len, page.splitlines())) <= 120
 
 
+@pytest.mark.parametrize(
+    "given, meant",
+    [("--sampels 3", "--samples"), ("--batchsize=8", "--batch-size"), ("--sgg", "--sg"), ("--qqq", None)],
+)
+def test_a_misspelt_setting_is_met_with_the_one_that_was_meant(given, meant):
+    with pytest.raises(s.BadInput) as refusal:
+        s.parse([*given.split(), "--eps", "1"])
+    said = str(refusal.value)
+    assert given in said and said.endswith(f"; did you mean {meant}?" if meant else " (--help lists the settings)")
+
+
 def test_every_command_of_the_readme_is_accepted():
     text = re.sub(r"```.*?```", "", (Path(__file__).parents[1] / "README.md").read_text(), flags=re.S)
     shown = [line for line in text.splitlines() if line.startswith("    ")] + re.findall(r"`([^`]+)`", text)

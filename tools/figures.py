@@ -146,6 +146,10 @@ def eps_label(c):
     return f"eps {short(c['eps'])}"
 
 
+def null_label(c):
+    return eps_label(c) + ", no energy" * (c["energy_scale"] == 0)
+
+
 def fig2_label(c):
     return f"lr {short(c['lr'])}" if c["method"] == "sgd" else eps_label(c)
 
@@ -268,12 +272,19 @@ def dress(axes, panel, leftmost):
         axes.set_ylabel(Y_NAMES[panel.y], fontsize=8)
     axes.locator_params(axis="x", nbins=5, integer=True)
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.10g}")
-    if panel.y in ("knn", "center"):
+    if panel.y == "center":
         axes.set_ylim(0, 1.02)
     values = np.concatenate([np.ravel(line.get_ydata()) for line in axes.lines] or [[]])
     values = values[values > 0]
     if "y" in panel.log and len(values) and values.max() > 30 * values.min():
         axes.set_yscale("log")
+
+
+def from_zero(row):
+    """The same y axis in all panels of a row: from 0 to just above what is there, at least to twice chance."""
+    top = max((np.max(line.get_ydata()) for axes in row for line in axes.lines), default=1)
+    for axes in row:
+        axes.set_ylim(0, min(1.02, max(2 * CHANCE, 1.15 * top)))
 
 
 def logarithmic(row):
@@ -303,6 +314,7 @@ def draw(rows, names, fresh, title, **subplots):
             dress(panel_axes, panel, i == 0 or subplots.get("sharey") != "row")
         if "x" in row[0].log:
             logarithmic(line)
+        from_zero([panel_axes for panel, panel_axes in zip(row, line, strict=True) if panel.y == "knn"])
     handles = {}
     for panel_axes in axes.flat:
         for handle, label in zip(*panel_axes.get_legend_handles_labels(), strict=True):
@@ -326,11 +338,10 @@ def split(runs, setting, title):
     return [(title(value), [run for run in runs if run.chain[setting] == value]) for value in values]
 
 
-def four_rows(panels, log=""):
-    """k-NN and centre ratio against steps, then both against gradient evaluations where any are taken."""
-    none = all(run.chain.get("energy_scale") == 0 for _, runs in panels for run in runs)
+def two_rows_each(panels, *against, log=""):
+    """Rows of panels, k-NN and centre ratio against each of these columns; log: the axes that are so in grad_evals."""
     rows = []
-    for x in ("step",) if none else ("step", "grad_evals"):
+    for x in against:
         for y in ("knn", "center"):
             scale = log if x == "grad_evals" else ""
             rows.append([Panel("" if rows else title, runs, x, y, log=scale) for title, runs in panels])
@@ -347,8 +358,13 @@ def steps(eps):
 
 
 def fig1(runs, fresh, title):
-    rows = four_rows(split(runs, "L", leapfrogs))
+    rows = two_rows_each(split(runs, "L", leapfrogs), "step", "grad_evals")
     return draw(rows, labelled(runs, eps_label, "L"), fresh, title, sharex="row", sharey="row")
+
+
+def null(runs, fresh, title):
+    rows = two_rows_each(split(runs, "L", leapfrogs), "step")  # a walk takes no gradients
+    return draw(rows, labelled(runs, null_label, "L"), fresh, title, sharex="row", sharey="row")
 
 
 def pretrain(runs, fresh, title):
@@ -360,7 +376,7 @@ def pretrain(runs, fresh, title):
 def fig2(runs, fresh, title):
     a, b = ([run for run in runs if run.target == target] for target in ("fig2a", "fig2b"))
     panels = [("(a) SGD without SG", a), ("(b) SGHMC without SG", b)]
-    rows = four_rows([panel for panel in panels if panel[1]], log="x")
+    rows = two_rows_each([panel for panel in panels if panel[1]], "step", "grad_evals", log="x")
     return draw(rows, labelled(runs, fig2_label, "method"), fresh, title, sharey="row")
 
 
@@ -374,15 +390,17 @@ def fig3(runs, fresh, title):
 
 
 def fig4(runs, fresh, title):
-    rows = four_rows(split(runs, "eps", steps))
+    rows = two_rows_each(split(runs, "eps", steps), "step", "grad_evals")
     return draw(rows, labelled(runs, fig4_label, "eps"), fresh, title, sharex="row", sharey="row")
 
 
 def fig5(runs, fresh, title):
+    first, longest = 14_000, max((table[-1] for run in runs if len(table := run.energies["step"])), default=0)
+    loss = "(b) loss" + (f", first {first:,} updates" if longest >= first else "")
     row = [
         Panel("(a) k-NN accuracy", runs, "step", "knn"),
         Panel("(a') centre ratio", runs, "step", "center"),
-        Panel("(b) loss, first 14,000 updates", runs, "step", "energy", "energies", "y", 14_000),
+        Panel(loss, runs, "step", "energy", "energies", "y", first),
     ]
     return draw([row], labelled(runs, fig5_label, "method"), fresh, title)
 
@@ -412,17 +430,17 @@ def note(runs, fresh, title):
     return draw(rows, labelled(runs, note_label, "similarity"), fresh, title, sharex="row")
 
 
-FIGURES = {  # name: (targets whose runs it takes, how it is drawn, title)
-    "fig1": (["fig1"], fig1, "Figure 1: SGHMC without stop-gradient"),
-    "pretrain": (["pretrain"], pretrain, "The SimSiam that Figure 2 starts from (loss: 1 + L)"),
-    "fig2": (["fig2a", "fig2b"], fig2, "Figure 2: from a pretrained SimSiam, without stop-gradient"),
-    "fig3": (["fig1"], fig3, "Figure 3: energy along the chains of Figure 1"),
-    "fig4": (["fig4"], fig4, "Figure 4: friction and standard deviation of the velocities"),
-    "fig5": (["fig5"], fig5, "Figure 5: the energy as the loss of SimSiam (cosine loss: 1 + L)"),
-    "null": (["null"], fig1, "Figure 1 without energy: a random walk"),
-    "controls": (["controls"], controls, "Controls: one factor at a time around L 3, eps 1e-3, scale 1"),
-    "distance": (["walk", "null", "fig1", "fig2b"], distance, "With and without energy: chains against their distance"),
-    "note": (["note"], note, "The Note: the loss, its entropy and its information"),
+FIGURES = {  # name: (targets whose runs it shows, targets drawn beside them, how it is drawn, title)
+    "fig1": (["fig1"], [], fig1, "Figure 1: SGHMC without stop-gradient"),
+    "pretrain": (["pretrain"], [], pretrain, "The SimSiam that Figure 2 starts from (loss: 1 + L)"),
+    "fig2": (["fig2a", "fig2b"], [], fig2, "Figure 2: from a pretrained SimSiam, without stop-gradient"),
+    "fig3": (["fig1"], [], fig3, "Figure 3: energy along the chains of Figure 1"),
+    "fig4": (["fig4"], [], fig4, "Figure 4: friction and standard deviation of the velocities"),
+    "fig5": (["fig5"], [], fig5, "Figure 5: the energy as the loss of SimSiam (cosine loss: 1 + L)"),
+    "null": (["null"], ["fig1"], null, "Figure 1 without its energy (a random walk), and with it where it was run"),
+    "controls": (["controls"], [], controls, "Controls: one factor at a time around L 3, eps 1e-3, scale 1"),
+    "distance": (["walk", "null"], ["fig1", "fig2b"], distance, "With and without energy: chains and their distance"),
+    "note": (["note"], [], note, "The Note: the loss, its entropy and its information"),
 }
 
 
@@ -447,9 +465,10 @@ def draw_all(runs, out):
             print(f"left out: {run.path} is not a run of {run.target}, says its config.json")
     runs = [run for run in runs if belongs(run) and len(run.metrics["step"])]
     missing = []
-    for name, (targets, figure, title) in FIGURES.items():
-        mine = [run for run in runs if run.target in targets]
-        scales = sorted({run.scale for run in mine}, key=lambda scale: (-scale[1], str(scale)))
+    for name, (targets, beside, figure, title) in FIGURES.items():
+        mine = [run for run in runs if run.target in targets + beside]
+        scales = {run.scale for run in mine if run.target in targets}
+        scales = sorted(scales, key=lambda scale: (-scale[1], str(scale)))
         missing += [] if scales else [name]
         for i, scale in enumerate(scales, 1):
             part = [run for run in mine if run.scale == scale]
