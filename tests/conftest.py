@@ -16,8 +16,10 @@ else:
 
     settings.register_profile("program", deadline=None, database=None, derandomize=bool(os.environ.get("CI")))
     settings.load_profile("program")
-    os.environ.setdefault("OMP_NUM_THREADS", "2")  # of the processes that tests start, as of this one:
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # the bits of a run depend on the number
+    # One thread: batches of 4 leave others nothing to do but wait, on a busy machine for longer than the work takes.
+    # The same for the processes that tests start: the bits of a run depend on the number.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     SMALL = "--batch-size 4 --knn-k 3 --checkpoint-every 2 --eval-every 2 --L 2".split()
 
     @pytest.fixture(scope="session")
