@@ -198,6 +198,17 @@ def test_a_walk_is_drawn_beside_the_chain_with_the_energy(tmp_path, capsys):
 
 
 @drawing
+def test_the_title_says_what_thin_lines_are_where_there_are_some(tmp_path, capsys):
+    walks = [cfg for cfg in commands("cpu", SEEDS="0 1") if "null/L3_eps1e-1" in cfg.out]
+    for cfg in walks:
+        make_run(tmp_path / cfg.out, cfg)
+    drawn([tmp_path], tmp_path / "two", capsys)
+    drawn([tmp_path / walks[0].out], tmp_path / "one", capsys)
+    told = {p: "thin lines" in (tmp_path / p).read_text() for p in ("two/null.svg", "one/null.svg", "two/distance.svg")}
+    assert told == {"two/null.svg": True, "one/null.svg": False, "two/distance.svg": False}
+
+
+@drawing
 def test_the_axis_of_k_nn_ends_just_above_the_highest_line_of_its_row():
     from matplotlib.figure import Figure
 

@@ -248,7 +248,7 @@ def draw_lines(axes, panel, names, styles):
         seen.add(name)
         axes.plot(
             x, y, label=name, linewidth=1.4 if first else 0.7, markersize=4.5 if first else 3, markerfacecolor="none",
-            markevery=max(1, len(x) // 8), **styles[name],
+            markevery=1 if panel.x == "distance" else max(1, len(x) // 8), **styles[name],
         )  # fmt: skip
 
 
@@ -475,7 +475,8 @@ def draw_all(runs, out):
             fresh = [run for run in runs if run.scale == scale and run.chain["init"] is None]
             path = out / (name if i == 1 else f"{name}_{i}")
             with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):  # the same bytes every time
-                seeds = "; thin lines: further seeds" * (len({run.chain["seed"] for run in part}) > 1)
+                several = name != "distance" and len({run.chain["seed"] for run in part}) > 1
+                seeds = "; thin lines: further seeds" * several
                 picture = figure(part, fresh, f"{title}\n{scale_text(scale)}{seeds}")
                 picture.savefig(f"{path}.png", dpi=150)
                 picture.savefig(f"{path}.svg", metadata={"Date": None})
