@@ -318,7 +318,8 @@ def read_checkpoint(path):
     parts = {"weights": torch.Tensor, "buffers": dict, "step": int}
     if not isinstance(saved, dict) or not all(isinstance(saved.get(name), kind) for name, kind in parts.items()):
         raise BadInput(f"{path} is not a checkpoint of this program: it has no weights, buffers and step")
-    model = initial_network(0)
+    with torch.device("meta"):  # shapes without values
+        model = SimSiam()
     shapes = {name: b.shape for name, b in model.named_buffers()} | {"W": (sum(p.numel() for p in model.parameters()),)}
     found = {name: getattr(b, "shape", None) for name, b in saved["buffers"].items()} | {"W": saved["weights"].shape}
     if found != shapes:
