@@ -137,7 +137,8 @@ cpu() { # 25,300 gradients of 0.3 s, 413 evaluations of 10 s: over three hours o
     done; done
     velocities cpu/ --samples 10 --eval-every 10 $small
 }
-long() { # one chain of the paper's length, at the step where it saw collapse, and the same noise without the energy
+long() { # one chain of the paper's length, at the step where it saw collapse, and the same noise without the energy:
+    # three hours and half an hour beside another run on two cores
     local settings="--L 1 --eps 1e-1 --samples 50000 --eval-every 2500 $small --batch-size 16" # one gradient a sample
     add long/fig1/L1_eps1e-1 $chain $settings
     add long/null/L1_eps1e-1 $chain $settings --energy-scale 0
