@@ -363,7 +363,8 @@ def test_the_seconds_of_a_resumed_chain_go_on(run, begun):
     assert seconds[1] < 1000 and 5000 < seconds[2] < 6000
 
 
-OTHERS = ["--no-sg --L 1 --precision bf16 --batch-per sample --samples", "--method sgd --updates"]
+BF16 = "--no-sg --L 1 --precision bf16 --batch-per sample --samples"
+OTHERS = [pytest.param(BF16, marks=pytest.mark.long), "--method sgd --updates"]
 
 
 @pytest.mark.parametrize("line", OTHERS)

@@ -240,6 +240,7 @@ def test_a_run_that_dies_in_any_write_goes_on_to_the_same_end(run, begun, chains
     assert_same_run(chains[4], begun)
 
 
+@pytest.mark.long
 def test_a_kill_loses_no_kept_sample(run, begun, chains, monkeypatch):
     kill_at_write(monkeypatch, 6, 0)  # the last one: two tables, a row, then sample, energies, checkpoint in some order
     with contextlib.suppress(Killed):
@@ -444,7 +445,7 @@ def full_disk_after(monkeypatch, writes, name):
     monkeypatch.setattr(os, "fsync", fsync)
 
 
-@pytest.mark.parametrize("name, writes", [("checkpoint.pt", 0), ("energy.csv", 1)])
+@pytest.mark.parametrize("name, writes", [("checkpoint.pt", 0), pytest.param("energy.csv", 1, marks=pytest.mark.long)])
 def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(run, begun, chains, monkeypatch, name, writes):
     full_disk_after(monkeypatch, writes, name)  # the tables are also written, cut back, on opening
     code, _, err, _ = run(f"{LINE} 4")
@@ -457,6 +458,7 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(run, begun, ch
     assert_same_run(chains[4], begun)
 
 
+@pytest.mark.long
 def test_a_file_size_limit_is_reported_as_a_full_disk_is(run, begun, chains):
     """A real failure of write(), where full_disk_after imitates one."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

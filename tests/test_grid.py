@@ -264,7 +264,7 @@ def test_the_cost_is_said_first_and_the_time_after_the_first_gradients(grid, fla
     code, out, err = grid(f"fig2b --init start.pt {flags}", JOBS="2", NAP="0.5")
     assert (code, err) == (2, "run_grid: fig2b needs start.pt of a finished: bash run_grid.sh pretrain\n")
     (grid.folder / "start.pt").write_text("x")
-    code, out, err = grid(f"fig2b --init start.pt {flags}", JOBS="2", NAP="0.5")
+    code, out, err = grid(f"fig2b --init start.pt {flags}", JOBS="2", NAP="0.25")
     first, second, *_ = out.splitlines()
     assert first.startswith(f"fig2b: 6 runs, 0 of them finished; to do: {cost} or updates")
     assert second == f"0.1 s per gradient: about {time} for all, evaluations apart"
