@@ -1043,7 +1043,7 @@ class Run:
         if chain.step < chain.length:
             self.save()
             raise RunStopped(f"saved at step {chain.step}; the same command goes on from there", 128 + signals[0])
-        self.say(summary(self.folder.path, min(cfg.knn_test or math.inf, len(chain.data.test))))
+        self.say(summary(self.folder.path, cfg.knn_test or len(chain.data.test)))
 
     def check_finite(self, newest=False):
         """RunStopped at the first step since the last save after which U or W was not finite: nothing bad is saved."""

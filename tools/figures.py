@@ -237,18 +237,18 @@ def thinned(x, y):
 
 def draw_lines(axes, panel, names, styles):
     """One line per run; runs with the same label (the seeds) share a style, and all but the first are thinner."""
-    seen = set()
+    seen, cloud = set(), panel.x == "distance"  # a cloud of points: each marked, none thicker, and the start has none
     for run in panel.runs:
         table, name = getattr(run, panel.table), names[run.path]
-        shown = (table["step"] < panel.first) & ((panel.x != "distance") | (table["step"] > 0))  # the start has none
+        shown = (table["step"] < panel.first) & (table["step"] >= int(cloud))
         x, y = thinned(table[panel.x][shown], table[panel.y][shown])
         if not len(x) or (panel.x == "grad_evals" and len(x) > 1 and x[-1] == 0):  # a random walk takes no gradients
             continue
-        first = name not in seen and panel.x != "distance"
+        first = name not in seen and not cloud
         seen.add(name)
         axes.plot(
             x, y, label=name, linewidth=1.4 if first else 0.7, markersize=4.5 if first else 3, markerfacecolor="none",
-            markevery=1 if panel.x == "distance" else max(1, len(x) // 8), **styles[name],
+            markevery=1 if cloud else max(1, len(x) // 8), **styles[name],
         )  # fmt: skip
 
 
