@@ -1,16 +1,13 @@
 """Does SimSiam need the stop-gradient, or does a sampler that explores the loss landscape avoid collapse too?
 
 A reference implementation of "Posterior Sampling on SimSiam" (de Mello, Zhang, Ribeiro, 2023), to be read from top to
-bottom; each section uses only those above it:
-
-    energy (Equation 2) - sampler (Algorithm 1) - configuration - randomness - network (A.2) - data - augmentation -
-    chains (SGHMC, SGD) - k-NN and diagnostics - the run folder - run - command line
+bottom; each section uses only those above it: energy (Equation 2) - sampler (Algorithm 1) - configuration -
+randomness - network (A.2) - data - augmentation - chains - k-NN and diagnostics - run folder - run - command line.
 
     python simsiam_sghmc.py --eps 1e-3 --L 3 --no-sg                     the paper's chain on CIFAR-10
     python simsiam_sghmc.py --method sgd --sg --similarity cos           the paper's standard SimSiam
-    python simsiam_sghmc.py --help
 
-D1 ... D20 are the numbered decisions of docs/decisions.md: where the paper is silent, or can be read in two ways.
+D1 ... D20: docs/decisions.md, where the paper is silent or can be read in two ways.
 """
 
 import argparse
@@ -98,16 +95,13 @@ def half_kick_std(M, B_hat, eps, alpha):
 
 def checked_rows(z, w, L):
     """The rows of z one by one; ValueError unless there are 2L+1 of w's shape, or 2L: the last one is never used."""
-    count = 0
-    for row in z:
-        count += 1
-        if count > 2 * L + 1:
-            raise ValueError(f"z has more than 2L+1 = {2 * L + 1} rows")
-        if row.shape != w.shape:
-            raise ValueError(f"row {count} of z has shape {tuple(row.shape)}, w has {tuple(w.shape)}")
+    count, wanted = 0, f"give 2L+1 = {2 * L + 1} rows of w's shape {tuple(w.shape)}"
+    for count, row in enumerate(z, 1):
+        if count > 2 * L + 1 or row.shape != w.shape:
+            raise ValueError(f"z has a row {count} of shape {tuple(row.shape)}: {wanted}")
         yield row
     if count < 2 * L:
-        raise ValueError(f"z has {count} rows; give 2L+1 = {2 * L + 1} of w's shape {tuple(w.shape)}")
+        raise ValueError(f"z has {count} rows: {wanted}")
 
 
 def sghmc_step(w, z, grad, *, eps, L, alpha, mass=1.0, b_hat=0.0, reuse_grad=False):
@@ -153,7 +147,9 @@ def sghmc_step(w, z, grad, *, eps, L, alpha, mass=1.0, b_hat=0.0, reuse_grad=Fal
 class BadInput(Exception):
     """Something the user gave cannot be used: one line on stderr, exit code 2, no file changed."""
 
-    code = 2
+
+class RunStopped(Exception):
+    """(message, exit code): the run ended before its last step; what the last checkpoint holds is good."""
 
 
 def one_line(error):
@@ -212,7 +208,7 @@ class Config:
 
     lr: Positive = setting(0.03, "SGD", "peak learning rate (Section 3.2, D10)")
     momentum: Fraction = setting(0.9, "SGD", "momentum (A.5)")
-    weight_decay: NotNegative = setting(5e-4, "SGD", "weight decay (D11)")
+    weight_decay: NotNegative = setting(5e-4, "SGD", "weight decay of every parameter (D11)")
     epochs: Count = setting(800, "SGD", "horizon of the schedule (Figure 2)")
     updates: Count = setting(None, "SGD", "length; all of --epochs if not given (D16)")
     warmup_epochs: Natural = setting(10, "SGD", "epochs of linear warm-up (A.5)")
@@ -1030,14 +1026,6 @@ def saved_run(path, mine, gradients_per_step):
 CHECKPOINT_SECONDS = 60  # between checkpoints at most; evaluations, signals and the end save, too
 
 
-class RunStopped(Exception):
-    """The run ended before its last step; what the last checkpoint holds is good. One line on stderr."""
-
-    def __init__(self, message, code=3):
-        super().__init__(message)
-        self.code = code
-
-
 class Run:
     """A chain in its folder: the one loop of both methods, with tables, checkpoints and signals."""
 
@@ -1067,8 +1055,13 @@ class Run:
 
     def go(self):
         """Run to the end, or to the first signal."""
-        chain = self.chain
-        self.say(f"{self.path}: {opening(self.cfg, chain)}")
+        cfg, chain = self.cfg, self.chain
+        left = max(0, chain.length - chain.step)
+        where = f"{chain.device}, {torch.get_num_threads()} threads" if chain.device.type == "cpu" else chain.device
+        self.say(f"{self.path}: {cfg.method} on {where}, {left:,} steps from step {chain.step:,}")
+        self.say(f"cost: {left * chain.gradients_per_step:,} gradients at batch {cfg.batch_size}")
+        if cfg.method == "sghmc" and cfg.sg:
+            self.say("note: a stop-gradient field is the gradient of no energy, so this chain samples no posterior")
         if not self.rows and not self.signals:
             self.save()  # before the first row: see saved_run
             self.say("step 0: evaluating the start")
@@ -1080,7 +1073,7 @@ class Run:
         if self.signals:
             self.save()
             raise RunStopped(f"saved at step {chain.step}; the same command goes on from there", 128 + self.signals[0])
-        self.say(summary(self.rows, self.cfg.knn_test or len(chain.data.test)))
+        self.say(summary(self.rows, cfg.knn_test or len(chain.data.test)))
         self.say(f"tables and checkpoint are in {self.path}/")
 
     def step(self):
@@ -1103,7 +1096,8 @@ class Run:
             remedy = "--eps (leapfrog is stable for eps < 2 sqrt(M / k), k the largest curvature of the energy)"
             raise RunStopped(
                 f"energy, weights or features are not finite at step {self.chain.step}; the last good state is "
-                f"{self.path}/checkpoint.pt; try a smaller {'--lr' if self.cfg.method == 'sgd' else remedy}"
+                f"{self.path}/checkpoint.pt; try a smaller {'--lr' if self.cfg.method == 'sgd' else remedy}",
+                3,
             )
 
     def evaluate(self):
@@ -1166,17 +1160,6 @@ def check_sizes(cfg, data):
         raise BadInput(f"--updates {cfg.updates}: the learning rate is 0 from {horizon} on; give more --epochs")
 
 
-def opening(cfg, chain):
-    """What this run is and what it will cost."""
-    left = max(0, chain.length - chain.step)
-    threads = f" ({torch.get_num_threads()} threads)" if chain.device.type == "cpu" else ""
-    text = f"{cfg.method} on {chain.device}{threads} from step {chain.step:,}, "
-    text += f"{left:,} steps = {left * chain.gradients_per_step:,} gradients"
-    if cfg.method == "sghmc" and cfg.sg:
-        text += "\nnote: a stop-gradient field is not the gradient of any energy, so this chain samples no posterior"
-    return text
-
-
 def summary(rows, tests):
     """The verdict, from the first and the last row of metrics.csv; k-NN was taken on this many test images."""
     start, end, last = rows[0]["knn"], rows[-1]["knn"], rows[-1]
@@ -1197,16 +1180,13 @@ class Parser(argparse.ArgumentParser):
         raise BadInput(f"{message} (--help lists the settings)")
 
 
-def help_format(prog):
-    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=34, width=120)
-
-
 def parse(argv):
     """The Config of a command line, which is made from the fields of Config; BadInput says what is wrong with it."""
     parser = Parser(
         usage="python simsiam_sghmc.py [SETTING VALUE] ...", description=__doc__.split("\n\n")[0],
         epilog="The same command again resumes. [ ]: default; D1 ...: docs/decisions.md.",
-        allow_abbrev=False, argument_default=argparse.SUPPRESS, formatter_class=help_format,
+        formatter_class=functools.partial(argparse.HelpFormatter, max_help_position=34, width=120),
+        allow_abbrev=False, argument_default=argparse.SUPPRESS,
     )  # fmt: skip
     groups = {}
     for f in fields(Config):
@@ -1236,7 +1216,7 @@ def caught_signals():
         if received:
             os._exit(128 + signum)
         received.append(signum)
-        with contextlib.suppress(OSError):  # not print(): the handler may have interrupted one
+        with contextlib.suppress(OSError):  # not print(): this may have interrupted one
             os.write(1, b"\nstopping after this step (a second signal ends at once)\n")
 
     main_thread = threading.current_thread() is threading.main_thread()  # only there can handlers be set
@@ -1265,8 +1245,8 @@ def main(argv=None):
             keep_freed_memory()  # not before: what loading the data needed for a moment would be kept too
             run.go()
         return 0
-    except (BadInput, RunStopped) as error:
-        code, message = error.code, str(error)  # the exception itself would keep the run, and with it the lock
+    except (BadInput, RunStopped) as error:  # kept, it would keep the run, and with it the lock
+        message, code = (*error.args, 2)[:2]
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise
