@@ -23,14 +23,13 @@ import numpy as np
 
 KNN = "knn_k knn_train knn_test knn_features bn".split()  # k-NN accuracies may be compared where these are the same
 METRICS = "step energy knn center mi entropy entropy_z collapsed".split()
-TABLES = {"prior": "prior m center".split(), "divergence": "figure L eps kl_first kl kl_se accuracy".split()}
-TEXT, NEW = ("collapsed", "prior", "figure"), ("entropy_z",)  # columns of words; those that older tables lack
+TABLES = {"prior": "prior m center".split(), "divergence": "figure start L eps kl_first kl kl_se accuracy".split()}
+TEXT, NEW = ("collapsed", "prior", "figure", "start"), ("entropy_z",)  # columns of words; those that older tables lack
 POINTS = 400  # a line of more points than this shows means over stretches: a picture has no room for 50,000
 THRESHOLD = 0.99  # centre ratio above which the program calls a network collapsed
 NOISE = "noise alone, in the same colour"
 REFERENCES = {"untrained": (0, (7, 3)), "chance": (0, (1, 2)), f"threshold {THRESHOLD}": (0, (4, 1, 1, 1))}
-Y_NAMES = {"knn": "k-NN accuracy", "center": "centre ratio", "mi": "information", "entropy": "entropy",
-           "entropy_z": "entropy of z"}  # fmt: skip
+Y_NAMES = {"knn": "k-NN accuracy", "center": "centre ratio", "mi": "information", "entropy": "entropy", "entropy_z": "H(z)"}
 LOSSES = {("abscos",): "energy U", ("cos",): "1 + cosine loss", ("l2",): "L2 loss"}
 
 # Okabe and Ito's colours, told apart with any colour vision; markers repeat them for print
@@ -51,7 +50,7 @@ class BadInput(Exception):
     """One line on stderr, exit code 2."""
 
 
-# ---------------------------------------------------------------------------------------------------------- run folders
+# ------------------------------------------------------------------------------------ run folders, their labels, titles
 
 
 def read_table(path, columns):
@@ -129,9 +128,6 @@ def belongs(run):
     return bool(pairs) and all(wanted(value) if callable(wanted) else wanted == value for wanted, value in pairs)
 
 
-# ---------------------------------------------------------------------------------------------------- labels and titles
-
-
 def short(x):
     """0.001 -> "1e-3", 50000.0 -> "5e4", 1.0 -> "1": as run_grid.sh writes steps and scales."""
     mantissa, exponent = f"{x:.2e}".split("e")
@@ -180,7 +176,7 @@ def ends(runs, column):
     values = [value for run in runs if np.isfinite(value := last(run, column))] or [math.nan]
     span = [f"{100 * v:.0f}" if column == "knn" else f"{v:.3g}" for v in (min(values), max(values))]
     name = Y_NAMES.get(column, "U" if {run.chain["similarity"] for run in runs} == {"abscos"} else "loss")
-    text = f"{name} ends at {' to '.join(dict.fromkeys(span))}{' %' * (column == 'knn')}"
+    text = f"{name} ends at {' to '.join(dict.fromkeys(span))}{chr(160) + '%' if column == 'knn' else ''}"
     return f"{text}: {verdict(runs)}" if column == "center" else text
 
 
@@ -351,7 +347,7 @@ def draw_posterior(axes, table):
 
 def draw_tests(axes, table):
     """How often the best test tells the chains of Figure 1 from noise alone; dashed: without the first sample."""
-    drawn = table["figure"] == "fig1"
+    drawn = table["figure"] == "1"
     for color, L in zip(COLORS, sorted(set(table["L"][drawn])), strict=False):
         order = sorted(np.flatnonzero(drawn & (table["L"] == L)), key=lambda i: table["eps"][i])
         eps, kl, se, first, right = (table[name][order] for name in ("eps", "kl", "kl_se", "kl_first", "accuracy"))
@@ -382,11 +378,11 @@ def draw_phase(axes, runs, y, table):
         x, top = scales.index(1), len(eps) - 0.55
         axes.plot(x + np.array([-0.45, 0.45, 0.45, -0.45, -0.45]), [-0.45, -0.45, top, top, -0.45], label="the paper")
     L, sg = runs[0].chain["L"], runs[0].chain["sg"]
-    mine = np.flatnonzero((table["figure"] == "fig1") & (table["L"] == L)) if table and not sg and scales[0] > 0 else ()
+    mine = np.flatnonzero((table["figure"] == "1") & (table["L"] == L)) if table and not sg and scales[0] > 0 else ()
     for step, kl in ((table["eps"][i], table["kl"][i]) for i in mine):
         if step in eps:
             x, i = np.interp(-math.log(kl) / 2, np.log(scales), range(len(scales))), eps.index(step)
-            axes.plot([x, x], [i - 0.45, i + 0.45], "--", color="black", label="all samples differ from noise by KL 1")
+            axes.plot([x, x], [i - 0.45, i + 0.45], "--", color="0.5", label="all samples differ from noise by KL 1")
     dress(axes, f"L {L}{', with SG' * sg}: {ends(runs, y)}", "energy scale", "eps")
 
 
@@ -423,8 +419,9 @@ def panels_of(figure, runs, walks, table):
         for value in values:
             mine, noise = ([r for r in g if not figure.by or r.chain[figure.by] == value] for g in (runs, beside))
             name = figure.names.get(value, f"{figure.by} {value}") + ":" if figure.by else figure.names.get(y, "")
-            fits = np.flatnonzero((table["figure"] == figure.targets[-1]) & (table["L"] == value)) if table else []
-            bounds = {table["eps"][i]: 2 * table["accuracy"][i] - 1 for i in fits}
+            wanted = (figure.targets[-1][3:], 3 if figure.by == "method" else value, starts == {True})
+            kinds = zip(table["figure"], table["L"], table["start"] == "random", strict=True) if table else ()
+            bounds = {table["eps"][i]: 2 * table["accuracy"][i] - 1 for i, kind in enumerate(kinds) if kind == wanted}
             title = f"{name} {ends(mine, y) if mine else 'noise alone'}".strip()
             row.append(Panel(title, mine, y, noise, figure, bounds))
         if any(len(curve(panel.runs, y)[0]) for panel in row if panel.runs):
@@ -449,21 +446,25 @@ def pictures(runs, tables):
 
 def argument(runs, tables):
     """Yields ("scale", picture) and ("headline", picture), as far as there are runs and tables for them."""
-    kinds, table = sorted({(run.chain["sg"], run.chain["L"]) for run in runs}), tables.get("divergence", {})
-    groups = [[run for run in runs if (run.chain["sg"], run.chain["L"]) == kind] for kind in kinds]
-    rows = [[(draw_phase, group, y, table) for y in ("center", "knn", "energy")] for group in groups]
+    groups, table = {}, tables.get("divergence", {})
+    for run in sorted(runs, key=lambda run: (run.chain["sg"], run.chain["L"])):
+        groups.setdefault((run.scale, *(run.chain[k] for k in ("batch_size", "sg", "L"))), []).append(run)
+    rows = [[(draw_phase, group, y, table) for y in ("center", "knn", "energy")] for group in groups.values()]
     draws = {"prior": draw_posterior, "divergence": draw_tests}
     parts = [(draw, tables[name]) for name, draw in draws.items() if name in tables]
     parts += [max(rows, key=lambda row: len(row[0][1]))[0]] if rows else []
-    title = "Does the posterior collapse, does a chain feel its energy, and from which energy scale on?"
-    for name, grid in (("scale", rows), ("headline", [parts] * bool(parts))):
+    ended = "Where runs end over energy scale and step (box: the paper's; dashed: KL to noise 1 over all samples)\n"
+    ended += "\n".join(dict.fromkeys(map(conditions, groups.values())))
+    asked = "Does the posterior collapse, does a chain feel its energy, and from which energy scale on?"
+    for name, title, grid in (("scale", ended, rows), ("headline", asked, [parts] * bool(parts))):
         if grid:
-            figure, panels = canvas(grid, title if name == "headline" else f"The end of runs\n{conditions(runs)}")
+            figure, panels = canvas(grid, title)
             for axes, (draw, *given) in panels:
                 draw(axes, *given)
                 handles = {k: v for v, k in zip(*axes.get_legend_handles_labels(), strict=True)}
-                below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17), "ncols": 2}
-                axes.legend(handles.values(), handles, fontsize=6, frameon=False, **below)
+                if name == "headline":
+                    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17), "ncols": 2}
+                    axes.legend(handles.values(), handles, fontsize=6, frameon=False, **below)
             yield name, figure
 
 
