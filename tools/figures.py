@@ -29,12 +29,11 @@ POINTS = 400  # a line of more points than this shows means over stretches: a pi
 THRESHOLD = 0.99  # centre ratio above which the program calls a network collapsed
 NOISE = "noise alone, in the same colour"
 REFERENCES = {"untrained": (0, (7, 3)), "chance": (0, (1, 2)), f"threshold {THRESHOLD}": (0, (4, 1, 1, 1))}
-Y_NAMES = {"knn": "k-NN accuracy", "center": "centre ratio", "mi": "information", "entropy": "entropy", "entropy_z": "H(z)"}
+Y_NAMES = {"knn": "k-NN accuracy", "center": "centre ratio", "mi": "information", "entropy_z": "H(z)"}
 LOSSES = {("abscos",): "energy U", ("cos",): "1 + cosine loss", ("l2",): "L2 loss"}
 
 # Okabe and Ito's colours, told apart with any colour vision; markers repeat them for print
 COLORS, MARKERS = "#0072B2 #D55E00 #009E73 #CC79A7 #56B4E9 #E69F00 #000000 #7F7F7F".split(), "os^DvPX*"
-
 # A run folder: chain is what its chain is a function of, scale what its k-NN may be compared under, data its images in
 # words, tests how many k-NN is taken on, chance the share of their largest class (None where that cannot be known),
 # metrics and energies its tables, {column: (rows,)}
@@ -64,8 +63,7 @@ def read_table(path, columns):
         try:
             cells = dict(zip(header, row, strict=True))
             for name, values in table.items():
-                cell = cells.get(name, "")
-                values.append(cell if name in TEXT else float(cell or "nan"))
+                values.append(cells.get(name, "") if name in TEXT else float(cells.get(name) or "nan"))
         except ValueError:
             raise BadInput(f"{path} is damaged in line {line}") from None
     return {name: np.array(values, str if name in TEXT else float) for name, values in table.items()}
@@ -175,7 +173,8 @@ def ends(runs, column):
     """Where the runs end: "k-NN accuracy ends at 26 to 33 %"; of centre ratios whether they collapse, too."""
     values = [value for run in runs if np.isfinite(value := last(run, column))] or [math.nan]
     span = [f"{100 * v:.0f}" if column == "knn" else f"{v:.3g}" for v in (min(values), max(values))]
-    name = Y_NAMES.get(column, "U" if {run.chain["similarity"] for run in runs} == {"abscos"} else "loss")
+    loss = "U" if {run.chain["similarity"] for run in runs} == {"abscos"} else "loss"
+    name = loss if column == "energy" else Y_NAMES.get(column, column)
     text = f"{name} ends at {' to '.join(dict.fromkeys(span))}{chr(160) + '%' if column == 'knn' else ''}"
     return f"{text}: {verdict(runs)}" if column == "center" else text
 
@@ -184,8 +183,8 @@ def conditions(runs):
     """Under what the numbers of a picture stand."""
     batches, bits = (" and ".join(sorted({str(r.chain[key]) for r in runs})) for key in ("batch_size", "precision"))
     k, train, test, kind, bn = runs[0].scale[1:6]
-    data = f"{runs[0].data}, batch {batches}, {bits}; {k}-NN on {train or 'all'} training, {test or 'all'} test images"
-    return data + ", trunk features" * (kind != "z") + ", running BatchNorm statistics" * (bn != "recalibrated")
+    text = f"{runs[0].data}, batch {batches}, {bits}; {k}-NN on {train or 'all'} training, {test or 'all'} test images"
+    return text + ", trunk features" * (kind != "z") + ", running BatchNorm statistics" * (bn != "recalibrated")
 
 
 # --------------------------------------------------------------------------------------------------------------- lines
@@ -302,7 +301,7 @@ def draw_figure(rows, names, fresh, title):
         draw_references(axes, panel, fresh)
         axes.grid(linewidth=0.3, color="0.85")
         methods, losses = ({run.chain[key] for run in panel.runs} for key in ("method", "similarity"))
-        y = LOSSES.get(tuple(losses), "loss (U; 1 + cosine loss)") if panel.y == "energy" else Y_NAMES[panel.y]
+        y = LOSSES.get(tuple(losses), "U or 1 + cosine loss") if panel.y == "energy" else Y_NAMES.get(panel.y, panel.y)
         dress(axes, panel.title, "updates" if methods == {"sgd"} else "samples", y)
     stretch(figure.axes)
     handles = {k: v for a in figure.axes for v, k in zip(*a.get_legend_handles_labels(), strict=True)}
@@ -450,8 +449,8 @@ def argument(runs, tables):
     for run in sorted(runs, key=lambda run: (run.chain["sg"], run.chain["L"])):
         groups.setdefault((run.scale, *(run.chain[k] for k in ("batch_size", "sg", "L"))), []).append(run)
     rows = [[(draw_phase, group, y, table) for y in ("center", "knn", "energy")] for group in groups.values()]
-    draws = {"prior": draw_posterior, "divergence": draw_tests}
-    parts = [(draw, tables[name]) for name, draw in draws.items() if name in tables]
+    parts = [(draw_posterior, tables["prior"])] if "prior" in tables else []
+    parts += [(draw_tests, table)] * bool(table)
     parts += [max(rows, key=lambda row: len(row[0][1]))[0]] if rows else []
     ended = "Where runs end over energy scale and step (box: the paper's; dashed: KL to noise 1 over all samples)\n"
     ended += "\n".join(dict.fromkeys(map(conditions, groups.values())))
