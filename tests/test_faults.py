@@ -19,6 +19,7 @@ import threading
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -381,6 +382,21 @@ def test_a_run_that_dies_in_any_write_of_its_start_goes_on_to_the_same_end(run, 
     # start 1 dies in config.json, 2 to 4 in the save before the first row, 5 to 7 in that of the row, 8 at step 1
     assert dies_in_each_write(run, f"{LINE} 2", monkeypatch) == 9
     assert_same_run(chains[2], tmp_path / "run")
+
+
+def test_a_checkpoint_is_never_older_than_a_minute_and_a_step(run, begun, monkeypatch):
+    clock, saved, write = [0.0], [], s.write_tensors
+
+    def advance(chain):
+        chain.step += 1
+        chain.energies.append(torch.tensor(0.5))
+        clock[0] += 25
+
+    monkeypatch.setattr(s, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(s.Chain, "advance", advance)
+    monkeypatch.setattr(s, "write_tensors", lambda path, state: (saved.append(state["step"]), write(path, state)))
+    assert run(f"{LINE} 12 --eval-every 7")[0] == 0
+    assert saved == [5, 7, 10, 12]  # 75 s after the start; the evaluation; 75 s after that; the end
 
 
 @pytest.mark.long
