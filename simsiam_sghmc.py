@@ -36,7 +36,6 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
-import torchvision
 from torch import nn
 
 # ------------------------------------------------------------------------------------------------ energy (Equation 2)
@@ -369,7 +368,7 @@ def load_data(data):
     """
     if data == "gratings":
         return Images(*gratings(10_000, seed=1), *gratings(2_000, seed=2), "gratings")
-    if data == "cifar10" or (Path(data) / torchvision.datasets.CIFAR10.base_folder).is_dir():
+    if data == "cifar10" or (Path(data) / "cifar-10-batches-py").is_dir():
         folder = Path("data" if data == "cifar10" else data)
         return Images(*cifar10(folder, True), *cifar10(folder, False), "cifar10")
     train, test = (image_folder(Path(data) / split) for split in ("train", "test"))
@@ -380,7 +379,9 @@ def load_data(data):
 
 def cifar10(folder, train):
     """CIFAR-10 by torchvision, downloaded and checked on first use: (images, labels)."""
-    dataset = functools.partial(torchvision.datasets.CIFAR10, folder, train)
+    from torchvision.datasets import CIFAR10  # here, for it takes as long to import as torch itself
+
+    dataset = functools.partial(CIFAR10, folder, train)
     with bad_input(f"cannot get CIFAR-10 into {folder}/ ({{}}); {OTHER_DATA}"):
         try:
             part = dataset()
@@ -394,10 +395,12 @@ def cifar10(folder, train):
 
 def image_folder(root):
     """Images of root/<class>/*, resized to 32x32 where they are not: (images, labels, class names)."""
+    from torchvision.datasets import ImageFolder
+
     if not root.is_dir():
         raise BadInput(f"--data: there is no image folder {root}; the default is cifar10, {OTHER_DATA}")
     with bad_input(f"--data: cannot use the image folder {root} ({{}})"):
-        part = torchvision.datasets.ImageFolder(str(root))
+        part = ImageFolder(str(root))
     images = np.empty((len(part), 32, 32, 3), np.uint8)
     for image, (path, _) in zip(images, part.samples, strict=True):
         with bad_input(f"--data: cannot read the image {path} ({{}}); mend or remove it"):
@@ -574,7 +577,7 @@ class Chain:
         if cfg.method == "sghmc":
             calls = 2 * cfg.L - 1 if cfg.batch_per == "kick" else cfg.L
             self.length, self.gradients_per_step = cfg.samples, calls * (cfg.energy_scale > 0)
-        self.optimisers = sgd_optimisers(self)
+        self.optimisers = sgd_optimisers(self) if cfg.method == "sgd" else ()
         self.finite = torch.tensor(True, device=device)  # W, statistics and U of all steps so far
         self.energies, self.measures = [], {}  # U of each step since the last save; columns of the last step
 
@@ -1004,9 +1007,11 @@ def saved_run(path, mine, gradients_per_step):
     config, checkpoint = path / "config.json", path / "checkpoint.pt"
     with bad_input(f"{config} cannot be read ({{}}); put it back or choose another --out"):
         theirs = dict(json.loads(config.read_text())["identity"]) if config.exists() else None
-    if theirs is None and any((path / name).exists() for name in ("checkpoint.pt", "metrics.csv", "energy.csv")):
+    results = ("checkpoint.pt", "metrics.csv", "energy.csv", "samples")
+    if theirs is None and any((path / name).exists() for name in results):
         raise BadInput(f"--out {path} holds results but no config.json; put it back or choose another folder")
-    differing = [f"{k} (there {theirs.get(k)}, here {v})" for k, v in mine.items() if theirs and theirs.get(k) != v]
+    theirs = mine if theirs is None else theirs
+    differing = [f"{k} (there {theirs.get(k)}, here {v})" for k, v in mine.items() if theirs.get(k) != v]
     if differing:
         raise BadInput(f"--out {path} holds another chain: {', '.join(differing)}; choose another folder")
     saved = read_checkpoint(checkpoint) if checkpoint.exists() else None
@@ -1014,7 +1019,8 @@ def saved_run(path, mine, gradients_per_step):
         raise BadInput(f"{checkpoint} is of another chain than config.json beside it; put the right one back")
     begin = tables(*((saved["rows"], saved["energies"]) if saved else ([], [])), gradients_per_step)
     for name, content in begin.items():
-        there = (path / name).read_bytes() if (path / name).exists() else b"" if saved else content
+        with bad_input(f"{path / name} cannot be read ({{}}); put it back or choose another --out"):
+            there = (path / name).read_bytes() if (path / name).exists() else b"" if saved else content
         if not there.startswith(content) or (not saved and there != content):
             why = "lacks or changes rows of" if saved else "holds rows, but there is no"
             raise BadInput(f"{path / name} {why} {checkpoint}; put the file back or choose another --out")
@@ -1034,12 +1040,13 @@ class Run:
 
         `signals` fills with the signals received; the first one asks to save and stop.
         """
-        self.terminal = sys.stdout is not None and sys.stdout.isatty()
+        self.cfg, self.signals, self.terminal = cfg, signals, sys.stdout is not None and sys.stdout.isatty()
         device = pick_device(cfg.device)
         init = read_checkpoint(cfg.init) if cfg.init else None
+        self.say(f"images: {cfg.data}", rewritten=True)  # a folder takes its time
         data = load_data(cfg.data)
         check_sizes(cfg, data)
-        self.cfg, self.signals, self.chain = cfg, signals, Chain(cfg, data, init, device)
+        self.chain = Chain(cfg, data, init, device)
         self.identity, self.path = identity(cfg, self.chain), Path(cfg.out) if cfg.out else default_folder(cfg)
         self.lock = locked(self.path)
         saved = saved_run(self.path, self.identity, self.chain.gradients_per_step)
