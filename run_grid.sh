@@ -136,8 +136,7 @@ append() { # append FOLDER PROGRAM FLAGS: a line, and the three words of run_one
     printf -v line '%q ' "$PYTHON" "$here/$2" "${@:3}" && line=${line% }
     [[ ${SLURM_ARRAY_TASK_ID:-$count} == "$((count++))" ]] || return 0
     lines+=("$line")
-    [[ -n $list || " ${first[*]} " == *" ${init%/*} "* ]] || ready "$init" ||
-        stop "$target starts from $init, which is not there or not finished: bash run_grid.sh pretrain"
+    [[ -n $missing || " ${first[*]} " == *" ${init%/*} "* ]] || ready "$init" || missing=$init
     finished "$1" "$line" || if [[ -z $init ]]; then first+=("$1" "$line" ""); else second+=("$1" "$line" "$init"); fi
 }
 finished() { [[ $(tail -n 1 "$1/log.txt" 2>/dev/null) == "finished: $2" ]]; } # did this very command end well?
@@ -154,13 +153,13 @@ run_one() { # FOLDER LINE INIT, from xargs; file 3 keeps the pipe to `pass` open
 }
 pass() { # run lines JOBS at a time, in a process group of their own: Ctrl-C reaches this script alone, which sends each
     (($# && !signal)) || return 0 # run one signal, at which it saves, and waits for all (a second would end it at once)
-    exec 4< <(set -m && xargs -0 -n 3 -P "$JOBS" ${GPUS:+--process-slot-var=SLOT} "$BASH" -c 'run_one "$@"' run_one \
+    exec 4< <(set -m; xargs -0 -n 3 -P "$JOBS" ${GPUS:+--process-slot-var=SLOT} "$BASH" -c 'run_one "$@"' run_one \
         < <(printf '%s\0' "$@") & echo $!)
     read -r group <&4 && pass_on "$signal"
-    while read -r line <&4; do echo "$line"; done && group=
+    while read -r line <&4; do echo "$line" 2>/dev/null; done; group=
 }
 pass_on() { # a signal that ends with code $1, if one came, to the runs, if there are any: once
-    ((!$1)) || { signal=$1 && trap '' HUP INT PIPE TERM && echo "all runs save and end"; }
+    ((!$1)) || { signal=$1 && trap '' HUP INT PIPE TERM && echo "all runs save and end" 2>/dev/null; }
     ((!signal)) || [[ -z $group ]] || { kill -TERM -- "-$group" 2>/dev/null; group=; }
 }
 verdicts() { # on posterior and chains by tools/divergence.py, on the scale from the last rows of the tables
@@ -172,7 +171,7 @@ verdicts() { # on posterior and chains by tools/divergence.py, on the scale from
         {scale/L1_eps1e-1_scale{0,1,512,5e4,5e4_sg},fig5/{no-sg,sg}-cos}_seed${seeds%% *}/metrics.csv
 }
 targets="quick fig1 pretrain fig2a fig2b fig4 fig5 controls null note cpu scale long all"
-flags=() lines=() first=() second=() failed=() count=0 list= signal=0 group= target=fig1 && declare -A values
+flags=() lines=() first=() second=() failed=() count=0 list= missing= signal=0 group= target=fig1 && declare -A values
 for word in "$@"; do
     case $word in
         -h | --help) sed -n '2,/^$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" && exit ;;
@@ -207,11 +206,12 @@ cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) # nproc: those that this
 GPUS=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null)}
 [[ " ${flags[*]} " != *" --device "* ]] || GPUS= # all see all
 export GPUS && export -f run_one ready
+[[ -z $missing ]] || stop "$target starts from $missing, which is not there or not finished: bash run_grid.sh pretrain"
 todo=("${first[@]}" "${second[@]}")
 echo "$target: ${#lines[@]} runs, $((${#todo[@]} / 3)) of them to do, $JOBS at a time; log.txt in each folder has more"
 for i in "HUP 129" "INT 130" "PIPE 141" "TERM 143"; do trap "pass_on ${i#* }" "${i% *}"; done
 pass "${first[@]}" && pass "${second[@]}"
-trap - HUP INT PIPE TERM && ((!signal)) || { echo "the same command goes on from here" && exit "$signal"; }
+((!signal)) || { echo "the same command goes on from here"; exit "$signal"; } 2>/dev/null # the pipe may be closed
 for ((i = 0; i < ${#todo[@]}; i += 3)); do
     finished "${todo[@]:i:2}" || failed+=("${todo[i]}: $(tail -n 1 "${todo[i]}/log.txt")")
 done
