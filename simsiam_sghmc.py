@@ -1007,9 +1007,11 @@ def saved_run(path, mine, gradients_per_step):
     config, checkpoint = path / "config.json", path / "checkpoint.pt"
     with bad_input(f"{config} cannot be read ({{}}); put it back or choose another --out"):
         theirs = dict(json.loads(config.read_text())["identity"]) if config.exists() else None
-    if theirs is None and any((path / name).exists() for name in ("checkpoint.pt", "metrics.csv", "energy.csv")):
+    results = ("checkpoint.pt", "metrics.csv", "energy.csv", "samples")
+    if theirs is None and any((path / name).exists() for name in results):
         raise BadInput(f"--out {path} holds results but no config.json; put it back or choose another folder")
-    differing = [f"{k} (there {theirs.get(k)}, here {v})" for k, v in mine.items() if theirs and theirs.get(k) != v]
+    theirs = mine if theirs is None else theirs
+    differing = [f"{k} (there {theirs.get(k)}, here {v})" for k, v in mine.items() if theirs.get(k) != v]
     if differing:
         raise BadInput(f"--out {path} holds another chain: {', '.join(differing)}; choose another folder")
     saved = read_checkpoint(checkpoint) if checkpoint.exists() else None
@@ -1017,7 +1019,8 @@ def saved_run(path, mine, gradients_per_step):
         raise BadInput(f"{checkpoint} is of another chain than config.json beside it; put the right one back")
     begin = tables(*((saved["rows"], saved["energies"]) if saved else ([], [])), gradients_per_step)
     for name, content in begin.items():
-        there = (path / name).read_bytes() if (path / name).exists() else b"" if saved else content
+        with bad_input(f"{path / name} cannot be read ({{}}); put it back or choose another --out"):
+            there = (path / name).read_bytes() if (path / name).exists() else b"" if saved else content
         if not there.startswith(content) or (not saved and there != content):
             why = "lacks or changes rows of" if saved else "holds rows, but there is no"
             raise BadInput(f"{path / name} {why} {checkpoint}; put the file back or choose another --out")
