@@ -2,6 +2,7 @@
 
 import json
 import math
+import signal
 import sys
 from concurrent.futures import Future
 from pathlib import Path
@@ -181,9 +182,17 @@ def test_forward_passes_are_those_of_an_evaluation(bench, monkeypatch):
 
 @pytest.mark.parametrize("awaited, found", [("", True), ("step done", True), ("never", False)])
 def test_the_start_is_timed_up_to_the_line_awaited_and_the_program_is_ended(bench, monkeypatch, awaited, found):
-    slow = "import time; time.sleep(3600)" if found else ""
+    slow, started = "import time; time.sleep(120)" if found else "", []
+
+    class Popen(benchmark.subprocess.Popen):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            started.append(self)
+
+    monkeypatch.setattr(benchmark.subprocess, "Popen", Popen)
     monkeypatch.setattr(benchmark, "PROGRAM", f"print('line one'); print('first step done', flush=True); {slow}")
     assert math.isfinite(benchmark.start_seconds(bench, awaited)) == found
+    assert not found or started[0].returncode == -signal.SIGKILL
 
 
 def test_the_programs_first_step_is_announced_after_it(monkeypatch, capsys):
