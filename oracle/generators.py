@@ -107,7 +107,7 @@ def way(key, rows, tensors, places, draws, names, layout):
     a, b = draws[rows[0, i]], draws[rows[1, i]]
     s, t = names[tensors[0, i]], names[tensors[1, i]]
     if same_row and same_tensor:
-        return within(tensors, places, names, layout)
+        return within(rows, tensors, places, names, layout)
     if same_row:
         return f"one key for all tensors: {s} and {t} share their draws"
     if a.seed == b.seed:
@@ -120,18 +120,18 @@ def way(key, rows, tensors, places, draws, names, layout):
     return f"one seed per tensor: {s} with seed {a.seed} draws what {t} draws with seed {b.seed}"
 
 
-def within(tensors, places, names, layout):
-    """Repeats inside one tensor, described for the tensor with most of them."""
+def within(rows, tensors, places, names, layout):
+    """Repeats inside one tensor, described for one row of draws and the tensor with most of them."""
     tensor = names[Counter(tensors[0].tolist()).most_common(1)[0][0]]
-    part, shape = layout.parts[tensor], layout.shapes[tensor]
-    i, j = places[:, tensors[0] == names.index(tensor)] - part.start
-    width, distance = shape[-1], abs(j - i)
-    if len(shape) > 1 and len(i) >= part.stop - part.start - 1:
+    here = (tensors[0] == names.index(tensor)) & (rows[0] == rows[0, 0])
+    i, j = places[:, here]
+    start, stop, width = layout.parts[tensor].start, layout.parts[tensor].stop, (layout.shapes[tensor] or (1,))[-1]
+    distance, different = abs(j - i), stop - start - len(i)
+    if different == 1:
         return f"one number for all coordinates of {tensor}"
-    if len(shape) > 1 and np.mean(distance % width == 0) > 0.9:
+    if different == width < stop - start and (distance % width == 0).all():
         return f"the first row expanded: all rows of {tensor} are equal"
-    if len(shape) > 1 and np.mean(i // width == j // width) > 0.9 and np.mean(distance == 1) > 0.9 and (
-            len(i) >= 0.9 * (part.stop - part.start) * (1 - 1 / width)):
+    if different == (stop - start) / width and ((i - start) // width == (j - start) // width).all():
         return f"one number for each row of {tensor}"
     common, count = Counter(distance.tolist()).most_common(1)[0]
     if count > 0.5 * len(distance):
@@ -165,25 +165,27 @@ def independence(seen):
 
 # --------------------------------------------------------------------------------------------- names of shapes
 
-def shape_name(draws):
-    """What the draws follow if that is not a normal law of any variance; None if it is one."""
-    for d in draws:
-        size = float(np.sqrt(np.mean(d.z * d.z)))
-        if not size:
+def only_signs(seen):
+    for d in seen.draws:
+        if d.z.any() and np.ptp(abs(d.z)) < 1e-9 and d.z.min() < 0 < d.z.max():
+            return [f"{d.row}: signs, +1 or -1, instead of normals"]
+    return []
+
+
+def shape_name(seen):
+    """What the draws follow if that is no normal law of any mean and variance; [] if it is one."""
+    if not chance.failed(draw_statistics(seen.draws), SHARES["draws"] / 2 * seen.level):
+        return []
+    for d in seen.draws:
+        spread = float(d.z.std())
+        if not spread:
             continue
-        z = d.z / size
+        z = (d.z - d.z.mean()) / spread
         room = chance.smallest_errors("shape", z.size, 1e-9)[1]
         if chance.distance(z) > room:
-            top = abs(z).max()
-            if len(np.unique(np.round(z, 6))) <= 2:
-                return f"{d.row}: signs, +1 or -1, instead of normals"
-            if top < 1.75 and chance.distance(z, lambda x: np.clip(0.5 + x / 12**0.5, 0, 1)) < room:
-                return f"{d.row}: uniform instead of normal"
-            return f"{d.row}: not normal; the distribution function is off by {chance.distance(z):.3g}"
-        if top_too_low(z):
-            return f"{d.row}: normals cut off at {abs(z).max():.3g} standard deviations"
-    return None
-
-
-def top_too_low(z):
-    return chance.largest(z, "", "").p < 1e-9
+            if abs(z).max() < 1.75 and chance.distance(z, lambda x: np.clip(0.5 + x / 12**0.5, 0, 1)) < room:
+                return [f"{d.row}: uniform instead of normal"]
+            return [f"{d.row}: not normal; the distribution function is off by {chance.distance(z):.3g}"]
+        if chance.largest(z, "", "").p < 1e-9:
+            return [f"{d.row}: normals cut off at {abs(z).max():.3g} standard deviations"]
+    return []

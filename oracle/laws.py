@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from oracle import chance, generators
-from oracle.own_draws import Broken, noise_map, with_noise
+from oracle.own_draws import Broken, U, noise_map, with_noise
 
 FITS = 1e-6   # a law is turned down wrongly with this probability
 SAMPLE = 16   # coordinates at which responses are compared
@@ -17,11 +17,10 @@ SAMPLE = 16   # coordinates at which responses are compared
 
 # ---------------------------------------------------------------------------------------------- bugs of the draws
 
-def with_rows(step, source):
-    """The step with row source(j) of the draws in place of row j."""
+def with_rows(step, source, sign=lambda j: 1):
+    """The step with sign(j) times row source(j) of the draws in place of row j."""
     def changed(w, z, grad, *, L, **settings):
-        z = np.asarray(z)
-        return step(w, z[[source(j) for j in range(2 * L + 1)]], grad, L=L, **settings)
+        return step(w, np.array([sign(j) * z[source(j)] for j in range(2 * L + 1)]), grad, L=L, **settings)
     return changed
 
 
@@ -33,7 +32,9 @@ def draw_bugs(step):
             "momentum and all noise from one key": lambda j: 0,
             "momentum and the noise of each first kick from one key": lambda j: 0 if j % 2 else j,
             "the key is not advanced between leapfrogs": lambda j: j and 2 - j % 2}
-    return [(name, with_rows(step, source)) for name, source in maps.items()]
+    mirror = with_rows(step, maps["one key for both kicks of a leapfrog"], lambda j: -1 if j and j % 2 == 0 else 1)
+    return [(name, with_rows(step, source)) for name, source in maps.items()] + [
+        ("the noise of the second kick mirrors that of the first", mirror)]
 
 
 # -------------------------------------------------------------------------------------------------- other schemes
@@ -104,20 +105,24 @@ def measured_friction(seen):
 
 def other_scheme(seen):
     """The name of another scheme whose responses these are, with its friction and noise; None."""
-    r = measured_friction(seen)
-    if r is None or not 0 < r <= 1:
-        return None
+    alpha, generic = seen.generic["alpha"], {"generic": seen.runs["generic"]}
     for letters, name in SCHEMES.items():
-        if same_responses(seen, scheme(letters, r, NOISES["variance 2 (1 - r) M"])):
-            at_generic = {"generic": seen.runs["generic"]}
-            if letters == "RGkAGk" and not explains_law(at_generic, scheme(letters, r, lambda c: 2 * (1 - c))):
-                continue
-            found = [f"noise {noise}" + ("" if momentum else ", momentum starts at 0")
-                     for noise, law in NOISES.items() for momentum in (1.0, 0.0)
-                     if explains_law(at_generic, scheme(letters, r, law, momentum))]
-            noise = found[0] if found else "its noise has none of the usual laws"
-            return f"another scheme: {name}; friction {friction_words(r, seen.generic['alpha'])} a step, {noise}"
+        fresh = "R" in letters  # nothing is left of any push: no response shows the friction
+        r = (1 - alpha) ** 2 if fresh else measured_friction(seen)
+        if r is None or not 0 < r <= 1 or not same_responses(seen, scheme(letters, r, NOISES["none"])):
+            continue
+        found = [f"noise {noise}" + ("" if momentum else ", momentum starts at 0")
+                 for noise, law in NOISES.items() for momentum in (1.0, 0.0)
+                 if explains_law(generic, scheme(letters, r, fresh_law if fresh else law, momentum))]
+        if found or not fresh:
+            how = "" if fresh else f"; friction {friction_words(r, alpha)} a step, " + (
+                found[0] if found else "its noise has none of the usual laws")
+            return f"another scheme: {name}{how}"
     return None
+
+
+def fresh_law(c):
+    return 2 * (1 - c)
 
 
 # --------------------------------------------------------------------------------------------------------- fitting
@@ -170,17 +175,84 @@ def white_under(V, D):
 
 
 def known_bugs(seen, known):
-    """Names of known (name, step) that explain all that was seen: responses, and the law where that fails."""
-    failing = {s.where[0] for s in chance.failed(seen.law_statistics, seen.level) if s.kind == "variance"}
-    names = [name for name, step in known if same_responses(seen, step) and explains_law(seen.runs, step)]
-    if names or not failing or len(failing) == len(seen.large.shapes):
-        return names, None
-    big = max(failing, key=lambda t: seen.large.parts[t].stop - seen.large.parts[t].start)
-    part = seen.large.parts[big]
-    return [name for name, step in known if explains_law(seen.runs, step, part)], sorted(failing)
+    """Names of known (name, step) that explain all that was seen, and the tensors if it is not all of them.
+
+    They have to have the responses; and the law where the covariance is what failed, which it is not if that of
+    Algorithm 1 fits.
+    """
+    near = [(name, step) for name, step in known if same_responses(seen, step)]
+    right = same_responses(seen, seen.reference)
+    if not (right and explains_law(seen.runs, seen.reference)):
+        names = [name for name, step in near if explains_law(seen.runs, step)]
+        if names:
+            return names, []
+    wrong = {s.where[0] for s in chance.failed(seen.law_statistics, seen.level) if s.kind == "variance"}
+    if not right or not wrong or len(wrong) == len(seen.large.shapes):
+        return [], []
+    part = max((seen.large.parts[t] for t in wrong), key=lambda part: part.stop - part.start)
+    if explains_law(seen.runs, seen.reference, part):
+        return [], []
+    return [name for name, step in near if explains_law(seen.runs, step, part)], sorted(wrong)
 
 
 # ------------------------------------------------------------------------------------------------------ diagnosis
+
+def diagnose(seen, known):
+    """What is wrong with the sampler, in a few lines, each cause once; [] if nothing is. known: (name, step) pairs."""
+    try:
+        with np.errstate(all="ignore"):
+            return diagnosis(seen, known)
+    except Broken as error:
+        return [str(error)]
+
+
+def diagnosis(seen, known):
+    lines, repeats = seen.arguments() + seen.refuses(), seen.repeats()
+    if not seen.repeatable:  # nothing cancels between two calls then
+        return lines + (["momentum kept between samples: a sample goes on with the momentum of the one before"]
+                        if kept_momentum(seen) else repeats + seen.law())
+    exact, law = seen.path() + seen.moved(), seen.law()
+    if exact and not seen.path() and not seen.moved(U["float32"]) and not law:
+        return [*lines, "right to single precision; set DTYPE = 'float32', or look for a hidden float32"]
+    draws = generators.only_signs(seen) or generators.digits(seen) or generators.sharing(seen)
+    shape = [] if draws else generators.shape_name(seen)
+    names = named(seen, known) if exact or law else []
+    if exact:
+        return lines + (names or described(seen, exact))
+    if "between leapfrogs" in "".join(draws) and names:
+        return lines + names
+    lines += repeats + draws + shape
+    if not (draws or shape) and law:
+        lines += names or law + covariance_words(seen)
+    if not (law or draws or shape):
+        lines += (seen.deep_law() + seen.small_tensors() + generators.distribution(seen)
+                  + generators.independence(seen))
+    return lines
+
+
+def named(seen, known):
+    """The known bugs, the bugs of the draws or else the other scheme behind wrong responses or a wrong law."""
+    bugs, only = known_bugs(seen, known)
+    if not bugs:
+        bugs, only = known_bugs(seen, draw_bugs(seen.reference))
+    if bugs:
+        kind = "known bug" if len(bugs) == 1 else "tie, these have one law"
+        return [f"{kind}{' in ' if only else ''}{', '.join(only)}: {'; or '.join(bugs[:4])}"]
+    scheme = other_scheme(seen)
+    return [scheme] if scheme else []
+
+
+def described(seen, exact):
+    """Wrong responses that have no name: how W_t is kept, gradients that matter by their size, or the facts."""
+    path, start, _ = seen.responses["W_t"]
+    if path.X.shape == seen.base.X.shape:
+        kept = (path.X[1] - seen.base.X[1]) / (start - seen.answers[0])
+        if np.ptp(kept) < 1e-6 and not seen.near_one(kept):
+            return [f"weight decay: X_1 keeps {kept.mean():.9g} of W_t, right is 1"]
+    if exact[0].startswith("a gradient of 1e6"):
+        return [f"large gradients are clipped: {exact[0]}"]
+    return exact[:4]
+
 
 def kept_momentum(seen):
     """Whether a second sample goes on with the momentum of the first one: with no gradient, two samples of L leapfrogs
@@ -193,53 +265,13 @@ def kept_momentum(seen):
                              + [chance.correlation(e[i], e[j], "", "") for i in range(len(e)) for j in range(i)], FITS)
 
 
-def diagnose(seen, known):
-    """What is wrong with the sampler, in a few lines, each cause once; [] if nothing is. known: (name, step) pairs."""
-    try:
-        return diagnosis(seen, known)
-    except Broken as error:
-        return [str(error)]
-
-
-def diagnosis(seen, known):
-    repeats = seen.repeats()
-    if repeats and kept_momentum(seen):
-        repeats = ["momentum kept between samples: a sample goes on with the momentum of the one before"]
-    exact = seen.path() + seen.moved()
-    shared = generators.digits(seen) or generators.sharing(seen)
-    shape = None if shared else generators.distribution(seen) and generators.shape_name(seen.draws)
-    law = seen.law()
-    lines = named(seen, known, exact, law, shape) if exact or (law and not shared) else []
-    lines = seen.arguments() + seen.refuses() + (lines if exact else repeats + lines)
-    lines += shared + ([shape] if shape else [])
-    if not (exact or law or shared or shape):
-        lines += (seen.deep_law() + seen.small_tensors() + generators.distribution(seen)
-                  + generators.independence(seen))
-    return lines
-
-
-def named(seen, known, exact, law, shape):
-    """The known bugs or the other scheme behind wrong responses or a wrong law; otherwise the facts."""
-    bugs, only = known_bugs(seen, known)
-    if not bugs:
-        bugs, only = known_bugs(seen, draw_bugs(seen.reference))
-    if bugs:
-        kind = "known bug" if len(bugs) == 1 else "tie, these have one law"
-        where = f" in {', '.join(only)} alone" if only else ""
-        return [f"{kind}{where}: {'; or '.join(bugs[:4])}"]
-    scheme = other_scheme(seen)
-    if scheme:
-        return [scheme]
-    if exact:
-        return exact[:4]
-    return [] if shape else law + [covariance_words(seen)]
-
-
 def covariance_words(seen):
-    """The covariance that was found beside the right one, in units of eps^2 / M."""
+    """The covariance that was found beside the right one, in units of eps^2 / M, if it is not the right one."""
     D, settings = seen.runs["generic"]
+    if isinstance(D, str) or len(D) != settings["L"] or explains_law({"": (D, settings)}, seen.reference):
+        return []
     unit = settings["eps"] ** 2 / settings.get("mass", 1.0)
     K = noise_map(seen.reference, settings)
     found, right = (np.array2string(V / unit, precision=3, separator=", ").replace("\n", "")
                     for V in (D @ D.T / D.shape[1], K @ K.T))
-    return f"no known bug has this law: covariance of the increments over eps^2 / M {found}, right {right}"
+    return [f"no known bug has this law: covariance of the increments over eps^2 / M {found}, right {right}"]

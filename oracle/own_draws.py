@@ -166,9 +166,9 @@ def call(sample, layout, seed, settings, start=None, answers=(), u=U["float64"])
     return Path(np.array(X), asked, complaints)
 
 
-def dyadic(rng, n, unit):
-    """Odd numbers up to 63 of both signs times `unit`: float32 holds them, none is zero."""
-    return (2 * rng.integers(0, 32, n) + 1) * rng.choice((-1, 1), n) * unit
+def dyadic(rng, n, unit, wide=0.0):
+    """Odd numbers up to 63 of both signs times `unit`: none is zero, float32 holds them, but not with `wide` added."""
+    return ((2 * rng.integers(0, 32, n) + 1) * rng.choice((-1, 1), n) + wide) * unit
 
 
 class OwnDraws:
@@ -192,19 +192,30 @@ class OwnDraws:
     @cached_property
     def answers(self):
         """A start (n,) and one gradient for each position X_0 .. X_L (L + 1, n)."""
-        rng = np.random.default_rng(0)
-        return dyadic(rng, self.large.n, 1 / 8), np.array([dyadic(rng, self.large.n, 1) for _ in range(4)])
+        rng, wide = np.random.default_rng(0), 2.0**-30 if self.dtype == "float64" else 0.0
+        g = [dyadic(rng, self.large.n, 1, wide) for _ in range(self.generic["L"] + 1)]
+        return dyadic(rng, self.large.n, 1 / 8, wide), np.array(g)
 
     @cached_property
     def base(self):
         """The generic call without gradients, from the start of `answers`."""
         return self.call(self.large, self.seed, self.generic, self.answers[0])
 
+    @cached_property
+    def again(self):
+        """The paths of two calls with the same seed, another call between them."""
+        first, _, then = (self.call(self.middle, seed, self.generic).X for seed in (self.seed, self.seed + 1, self.seed))
+        return first, then
+
+    @property
+    def repeatable(self):
+        first, then = self.again
+        return first.shape == then.shape and (first == then).all()
+
     def repeats(self):
         """The same seed gives the same bits, whatever was called before; another seed another sample."""
-        layout, settings = self.middle, self.generic
-        first, _, again = (self.call(layout, seed, settings).X for seed in (self.seed, self.seed + 1, self.seed))
-        if first.shape != again.shape or (first != again).any():
+        layout, settings, first = self.middle, self.generic, self.again[0]
+        if not self.repeatable:
             return [f"a second call with the same seed, {self.seed}, gives another sample"]
         near, same = reach(settings, 0.0, 0.0, self.u), []
         for other in (self.seed + k for k in (1, 2, 3, 10, 100, 256, 1000, 2**16, 2**20)):
@@ -261,19 +272,19 @@ class OwnDraws:
         layout = Layout({"x": (len(which),)})
         return call(with_noise(step), layout, 0, self.generic, start[which], [g[which] for g in answers], self.u).X
 
-    def moved(self):
+    def moved(self, u=None):
         """Layer 1 but for the path: W_(t+1) is affine in W_t and in the gradients with the coefficients of
-        Algorithm 1, in every coordinate, at any size."""
-        return [fact for name in self.responses for fact in self.response_fact(name)]
+        Algorithm 1, in every coordinate, at any size; for another unit roundoff u, if it is given."""
+        return [fact for name in self.responses for fact in self.response_fact(name, u or self.u)]
 
-    def response_fact(self, name):
+    def response_fact(self, name, u):
         path, start, answers = self.responses[name]
         before = self.base.X
         if path.X.shape != before.shape:
             return [f"{name} changes the number of positions"]
         got = path.X - before
         want = self.right_response(start, answers)[: len(got)]
-        bound = self.response_bound(start, answers)
+        bound = self.response_bound(start, answers) * u / self.u
         wrong = abs(got[: len(want)] - want) > bound
         if not wrong.any():
             return []
@@ -286,6 +297,10 @@ class OwnDraws:
     def response_bound(self, start, answers):
         changed, base = (abs(start).max(), abs(answers).max()), (abs(self.answers[0]).max(), 0.0)
         return sum(reach(self.generic, *size, self.u) for size in (changed, base))
+
+    def near_one(self, kept):
+        """Whether all of W_t is kept, to rounding; the smallest entry is 1/8."""
+        return abs(kept - 1).max() <= 8 * self.response_bound(2 * self.answers[0], 0 * self.answers[1])
 
     def right_response(self, start, answers):
         """X_l (L + 1, n) of Algorithm 1 without noise, less that of the base call."""
