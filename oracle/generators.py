@@ -24,22 +24,21 @@ def draw_statistics(draws):
 
 def distribution(seen):
     """Every single draw is standard normal."""
-    return summary(chance.failed(draw_statistics(seen.draws), SHARES["draws"] / 2 * seen.level))
+    return summary(chance.failed(draw_statistics(seen.draws), SHARES["draws"] * seen.level))
 
 
 def digits(seen):
     """No draw is rounded to a shorter format than the sampler claims."""
-    facts = []
+    rows = {}
     for d in seen.draws:
-        bits = short_format(d.z, seen.dtype)
-        if bits:
-            facts.append(f"{d.row}: every draw is a {bits} number, not {seen.dtype}")
-    return list(dict.fromkeys(facts))[:4]
+        rows.setdefault(short_format(d.z, seen.dtype), {})[d.row] = True
+    return [f"every draw is a {name} number, not {seen.dtype}: {', '.join(found)}"
+            for name, found in rows.items() if name]
 
 
 def short_format(z, dtype):
     """The shortest format that holds all the draws, or all of them times sqrt(2), if it is shorter than dtype."""
-    room = 2.0**-40 if dtype == "float64" else 2.0**-18
+    room = 2.0**-38 if dtype == "float64" else 2.0**-18
     for name, bits in FORMATS.items():
         for x in (z, math.sqrt(2) * z):
             mantissa, exponent = np.frexp(x[abs(x) > 2.0**-10])
@@ -80,7 +79,7 @@ def sharing(seen):
     """No two single draws are equal. Single precision has too few numbers for this; correlations judge it alone."""
     if seen.dtype != "float64":
         return []
-    found = equal_draws(seen.draws, SHARES["draws"] / 2 * seen.level)
+    found = equal_draws(seen.draws, SHARES["sharing"] * seen.level)
     if found.disjoint <= found.allowed:
         return []
     return [f"{found.disjoint} pairs of draws are equal but for the sign, more than {found.allowed}: "
@@ -107,7 +106,7 @@ def way(key, rows, tensors, places, draws, names, layout):
     a, b = draws[rows[0, i]], draws[rows[1, i]]
     s, t = names[tensors[0, i]], names[tensors[1, i]]
     if same_row and same_tensor:
-        return within(rows, tensors, places, names, layout)
+        return within(rows, tensors, places, draws, names, layout)
     if same_row:
         return f"one key for all tensors: {s} and {t} share their draws"
     if a.seed == b.seed:
@@ -120,22 +119,23 @@ def way(key, rows, tensors, places, draws, names, layout):
     return f"one seed per tensor: {s} with seed {a.seed} draws what {t} draws with seed {b.seed}"
 
 
-def within(rows, tensors, places, names, layout):
+def within(rows, tensors, places, draws, names, layout):
     """Repeats inside one tensor, described for one row of draws and the tensor with most of them."""
     tensor = names[Counter(tensors[0].tolist()).most_common(1)[0][0]]
     here = (tensors[0] == names.index(tensor)) & (rows[0] == rows[0, 0])
     i, j = places[:, here]
     start, stop, width = layout.parts[tensor].start, layout.parts[tensor].stop, (layout.shapes[tensor] or (1,))[-1]
     distance, different = abs(j - i), stop - start - len(i)
-    if different == 1:
+    if np.ptp(abs(draws[rows[0, 0]].z[start:stop])) <= DELTA:
         return f"one number for all coordinates of {tensor}"
     if different == width < stop - start and (distance % width == 0).all():
         return f"the first row expanded: all rows of {tensor} are equal"
     if different == (stop - start) / width and ((i - start) // width == (j - start) // width).all():
         return f"one number for each row of {tensor}"
     common, count = Counter(distance.tolist()).most_common(1)[0]
-    if count > 0.5 * len(distance):
-        return f"the draws of {tensor} repeat at distance {common}"
+    period = int(np.gcd.reduce(distance))
+    if period > 1 or count > 0.5 * len(distance):
+        return f"the draws of {tensor} repeat at distance {period if period > 1 else common}"
     return f"draws of {tensor} come more than once, at no fixed distance"
 
 
@@ -163,6 +163,27 @@ def independence(seen):
     return summary(chance.failed(independence_statistics(seen), SHARES["independence"] * seen.level))
 
 
+# --------------------------------------------------------------------------------------------- what is found
+
+def statistics(seen):
+    """All statistics of a sampler by layer."""
+    return {"law": seen.law_statistics, "deep": seen.deep_statistics, "small": seen.small_statistics,
+            "draws": draw_statistics(seen.draws), "independence": independence_statistics(seen)}
+
+
+def sensitivities(seen):
+    """One line for each kind of statistic: how many there are, the share of the false alarms that each may spend, and
+    the smallest error that is found with probability 1 - MISS (of the largest and of the smallest n)."""
+    for layer, found in statistics(seen).items():
+        share, groups = SHARES[layer] * seen.level / max(1, len(found)), {}
+        for s in found:
+            groups.setdefault((s.kind, s.group), []).append(s.n)
+        for (kind, group), sizes in groups.items():
+            for n in sorted({max(sizes), min(sizes)}, reverse=True):
+                yield (f"{layer}, {group}: {len(sizes)} statistics at {share:.1e} each; n = {n}: found from "
+                       f"{chance.size_found(kind, n, share)}")
+
+
 # --------------------------------------------------------------------------------------------- names of shapes
 
 def only_signs(seen):
@@ -174,7 +195,7 @@ def only_signs(seen):
 
 def shape_name(seen):
     """What the draws follow if that is no normal law of any mean and variance; [] if it is one."""
-    if not chance.failed(draw_statistics(seen.draws), SHARES["draws"] / 2 * seen.level):
+    if not chance.failed(draw_statistics(seen.draws), SHARES["draws"] * seen.level):
         return []
     for d in seen.draws:
         spread = float(d.z.std())

@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from oracle import chance, generators
-from oracle.own_draws import Broken, U, noise_map, with_noise
+from oracle.calls import Broken, noise_map
 
 FITS = 1e-6   # a law is turned down wrongly with this probability
 SAMPLE = 16   # coordinates at which responses are compared
@@ -212,7 +212,7 @@ def diagnosis(seen, known):
         return lines + (["momentum kept between samples: a sample goes on with the momentum of the one before"]
                         if kept_momentum(seen) else repeats + seen.law())
     exact, law = seen.path() + seen.moved(), seen.law()
-    if exact and not seen.path() and not seen.moved(U["float32"]) and not law:
+    if exact and seen.dtype == "float64" and not diagnosis(seen.in_single_precision(), known):
         return [*lines, "right to single precision; set DTYPE = 'float32', or look for a hidden float32"]
     draws = generators.only_signs(seen) or generators.digits(seen) or generators.sharing(seen)
     shape = [] if draws else generators.shape_name(seen)
@@ -266,12 +266,18 @@ def kept_momentum(seen):
 
 
 def covariance_words(seen):
-    """The covariance that was found beside the right one, in units of eps^2 / M, if it is not the right one."""
+    """How the covariance differs from the right one: by one factor, or in numbers; [] if it is the right one."""
     D, settings = seen.runs["generic"]
-    if isinstance(D, str) or len(D) != settings["L"] or explains_law({"": (D, settings)}, seen.reference):
+    if isinstance(D, str) or len(D) != settings["L"]:
         return []
+    D, K = D - D.mean(axis=1, keepdims=True), noise_map(seen.reference, settings)
+    right = K @ K.T
+    factor = float(np.mean(seen.white(D, settings) ** 2))
+    if white_under(right, D):
+        return []
+    if white_under(factor * right, D):
+        return [f"all draws are {factor**0.5:.3g} times as large as they should be"]
     unit = settings["eps"] ** 2 / settings.get("mass", 1.0)
-    K = noise_map(seen.reference, settings)
-    found, right = (np.array2string(V / unit, precision=3, separator=", ").replace("\n", "")
-                    for V in (D @ D.T / D.shape[1], K @ K.T))
-    return [f"no known bug has this law: covariance of the increments over eps^2 / M {found}, right {right}"]
+    texts = (np.array2string(V / unit, precision=3, separator=", ").replace("\n", "")
+             for V in (D @ D.T / D.shape[1], right))
+    return ["no known bug has this law: covariance of the increments over eps^2 / M {}, right {}".format(*texts)]

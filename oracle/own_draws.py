@@ -13,7 +13,6 @@ Every check returns a list of facts in words, empty for a right sampler. All of 
 with probability 1e-6 at most: `SHARES` says which layer may spend how much of it, evenly over its statistics.
 """
 
-import inspect
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,78 +20,16 @@ from functools import cached_property
 import numpy as np
 
 from oracle import chance
+from oracle.calls import Broken, Layout, U, call, noise_map, reach, takes, with_noise
 
 FALSE_ALARM = 1e-6
-SHARES = {"law": 0.3, "deep": 0.1, "independence": 0.3, "draws": 0.1, "small": 0.2}
-U = {"float64": 2.0**-53, "float32": 2.0**-24}  # unit roundoff
+SHARES = {"law": 0.3, "deep": 0.1, "small": 0.2, "draws": 0.05, "sharing": 0.05, "independence": 0.3}
 LARGE = {"first.weight": (251, 307), "second.weight": (251, 307), "first.bias": (307,), "second.bias": (307,),
          "scale": (1,), "offset": ()}
 MIDDLE = {"a": (61, 67), "b": (67,), "c": (1, 1)}
 SMALL = {"offset": (), "scale": (1,), "bias": (7,)}
 LAGS = sorted({*range(1, 129), *(2**k for k in range(8, 17)), 251, 307, 614})
-Z_MAX = 9.0  # of 1e7 normals none is larger, but for a probability of 3e-12
 NEAR_ONE = {"float64": 1 - 2.0**-50, "float32": 1 - 2.0**-20}  # this alpha leaves nothing of the momentum but noise
-
-
-class Broken(Exception):
-    """The sampler's answer cannot be judged at all; the message says why, in one line."""
-
-
-class Layout:
-    """Names and shapes, and the flat vector that they stand for."""
-
-    def __init__(self, shapes):
-        self.shapes = shapes
-        ends = np.cumsum([math.prod(shape) for shape in shapes.values()]).tolist()
-        self.parts = {name: slice(a, b) for name, a, b in zip(shapes, [0, *ends], ends, strict=False)}
-        self.n = ends[-1]
-
-    def tensors(self, x):
-        return {name: x[part].reshape(self.shapes[name]).copy() for name, part in self.parts.items()}
-
-    def flat(self, params, what):
-        """The float64 vector (n,) of any dictionary of array-likes with these names and shapes."""
-        try:
-            names = set(params.keys())
-        except AttributeError:
-            raise Broken(f"{what} is {type(params).__name__}, not a dictionary") from None
-        if names != set(self.shapes):
-            raise Broken(f"{what} has the names {sorted(map(str, names))} instead of {sorted(self.shapes)}")
-        x = np.empty(self.n)
-        for name, part in self.parts.items():
-            value = params[name].detach().cpu() if hasattr(params[name], "detach") else params[name]
-            value = np.asarray(value, dtype=np.float64)
-            if value.shape != self.shapes[name]:
-                raise Broken(f"{what}: {name} has shape {value.shape} instead of {self.shapes[name]}")
-            x[part] = value.ravel()
-        if not np.isfinite(x).all():
-            raise Broken(f"{what} is not finite")
-        return x
-
-    def equal_shapes(self):
-        """Pairs of tensors that a generator could confuse: of one shape, else any two, as far as the shorter goes."""
-        names = list(self.shapes)
-        for i, a in enumerate(names):
-            for b in names[:i]:
-                size = min(math.prod(self.shapes[a]), math.prod(self.shapes[b]))
-                if size > 1:
-                    yield b, a, slice(self.parts[b].start, self.parts[b].start + size), slice(
-                        self.parts[a].start, self.parts[a].start + size)
-
-
-@dataclass
-class Path:
-    """One call. X (positions, n): the start, what grad was asked at and the sample, each once; asked: which of them
-    grad was asked at, in order."""
-
-    X: np.ndarray
-    asked: list
-    complaints: list
-
-    @property
-    def D(self):
-        """The increments X_(l+1) - X_l (leapfrogs, n)."""
-        return np.diff(self.X, axis=0)
 
 
 @dataclass(eq=False)
@@ -104,68 +41,6 @@ class Draws:
     z: np.ndarray
 
 
-def takes(function, keyword):
-    try:
-        parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):  # compiled code without a signature
-        return True
-    return keyword in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-
-
-def reach(settings, w, g, u):
-    """The rounding bound gamma_k F of every position, one number: F is the recursion with every sign made positive and
-    draws of Z_MAX, k = 18 L + 4 counts the operations of L leapfrogs (as for injected noise, with gradients given)."""
-    eps, L, c, mass = settings["eps"], settings["L"], 1 - settings["alpha"], settings.get("mass", 1.0)
-    m = np.concatenate([np.ravel(x) for x in (mass.values() if isinstance(mass, dict) else [mass])])
-    s = np.sqrt(2 * settings["alpha"] * m)
-    Phi, X = np.sqrt(m) * Z_MAX, w
-    for _ in range(L):
-        Phi = c * Phi + eps / 2 * g + s * Z_MAX
-        X = X + eps / m * Phi
-        Phi = c * Phi + eps / 2 * g + s * Z_MAX
-    k = 18 * L + 4
-    return k * u / (1 - k * u) * float(np.max(X))
-
-
-def call(sample, layout, seed, settings, start=None, answers=(), u=U["float64"]):
-    """One call of `sample` as a Path. answers[i] is the flat gradient at position i; without one it is zero.
-
-    A position belongs to the path once, however often it is asked for, so that caching and fusing are legal.
-    """
-    start = np.zeros(layout.n) if start is None else start
-    size = [float(abs(x).max()) for x in (start, *answers)]
-    near = reach(settings, size[0], max(size[1:], default=0.0), u)
-    X, asked, given, complaints = [start], [], [], []
-
-    def place(x):
-        if abs(x - X[-1]).max() > near:
-            X.append(x)
-        return len(X) - 1
-
-    def grad(params):
-        i = place(layout.flat(params, "what grad is called with"))
-        asked.append(i)
-        g = answers[i] if i < len(answers) else np.zeros(layout.n)
-        given.append((layout.tensors(g), g))
-        return given[-1][0]
-
-    params = layout.tensors(start)
-    try:
-        result = sample(params, grad, seed, **settings)
-    except Broken:
-        raise
-    except Exception as error:
-        raise Broken(f"raises {type(error).__name__}: {error}") from error
-    place(layout.flat(result, "the sample"))
-    if (layout.flat(params, "the argument params, afterwards,") != start).any():
-        complaints.append("the caller's params are written to")
-    if any((layout.flat(x, "a gradient, afterwards,") != g).any() for x, g in given):
-        complaints.append("the gradients that grad returned are written to")
-    if any(isinstance(result[name], np.ndarray) and np.shares_memory(result[name], params[name]) for name in params):
-        complaints.append("the sample shares memory with the caller's params")
-    return Path(np.array(X), asked, complaints)
-
-
 def dyadic(rng, n, unit, wide=0.0):
     """Odd numbers up to 63 of both signs times `unit`: none is zero, float32 holds them, but not with `wide` added."""
     return ((2 * rng.integers(0, 32, n) + 1) * rng.choice((-1, 1), n) + wide) * unit
@@ -175,14 +50,19 @@ class OwnDraws:
     """Everything the oracle sees of one sampler. `sample`: its sghmc_sample; `reference`: sghmc_step of Algorithm 1."""
 
     def __init__(self, sample, reference, *, dtype="float64", scalar_mass=False, seed=1, level=FALSE_ALARM,
-                 large=LARGE, deep=24):
+                 large=LARGE, deep=24, seeds=256):
         self.sample, self.reference, self.dtype, self.u = sample, reference, dtype, U[dtype]
-        self.seed, self.level, self.scalar_mass, self.deep = seed, level, scalar_mass, deep
+        self.seed, self.level, self.scalar_mass, self.deep, self.seeds = seed, level, scalar_mass, deep, seeds
+        self.options = dict(scalar_mass=scalar_mass, seed=seed, level=level, large=large, deep=deep, seeds=seeds)
         self.large, self.middle, self.small = Layout(large), Layout(MIDDLE), Layout(SMALL)
         self.generic = dict(eps=0.1, L=3, alpha=0.375)
         if takes(sample, "mass"):
             self.generic["mass"] = 2.89
         self.plain = {k: x for k, x in self.generic.items() if k != "mass"}
+
+    def in_single_precision(self):
+        """The same sampler, judged as one of single precision."""
+        return OwnDraws(self.sample, self.reference, dtype="float32", **self.options)
 
     def call(self, layout, seed, settings, start=None, answers=()):
         return call(self.sample, layout, seed, settings, start, answers, self.u)
@@ -204,7 +84,8 @@ class OwnDraws:
     @cached_property
     def again(self):
         """The paths of two calls with the same seed, another call between them."""
-        first, _, then = (self.call(self.middle, seed, self.generic).X for seed in (self.seed, self.seed + 1, self.seed))
+        seeds = self.seed, self.seed + 1, self.seed
+        first, _, then = (self.call(self.middle, seed, self.generic).X for seed in seeds)
         return first, then
 
     @property
@@ -255,7 +136,7 @@ class OwnDraws:
 
     @cached_property
     def responses(self):
-        """What moves when one thing is changed and the seed is not: name -> (changed path, settings, start, answers)."""
+        """What moves when one thing is changed and the seed is not: name -> (changed path, start, answers)."""
         start, g = self.answers
         still = np.zeros_like(g)
         changes = {"W_t": (2 * start, still)}
@@ -272,19 +153,19 @@ class OwnDraws:
         layout = Layout({"x": (len(which),)})
         return call(with_noise(step), layout, 0, self.generic, start[which], [g[which] for g in answers], self.u).X
 
-    def moved(self, u=None):
+    def moved(self):
         """Layer 1 but for the path: W_(t+1) is affine in W_t and in the gradients with the coefficients of
-        Algorithm 1, in every coordinate, at any size; for another unit roundoff u, if it is given."""
-        return [fact for name in self.responses for fact in self.response_fact(name, u or self.u)]
+        Algorithm 1, in every coordinate, at any size."""
+        return [fact for name in self.responses for fact in self.response_fact(name)]
 
-    def response_fact(self, name, u):
+    def response_fact(self, name):
         path, start, answers = self.responses[name]
         before = self.base.X
         if path.X.shape != before.shape:
             return [f"{name} changes the number of positions"]
         got = path.X - before
         want = self.right_response(start, answers)[: len(got)]
-        bound = self.response_bound(start, answers) * u / self.u
+        bound = self.response_bound(start, answers)
         wrong = abs(got[: len(want)] - want) > bound
         if not wrong.any():
             return []
@@ -332,11 +213,12 @@ class OwnDraws:
         if takes(self.sample, "b_hat"):
             C = self.generic["alpha"] * self.generic.get("mass", 1.0) / self.generic["eps"]
             runs["b_hat = C / 4"] = {**self.generic, "L": 2, "b_hat": C / 4}
-        return {name: (self.increments(settings), settings) for name, settings in runs.items()}
+        return {name: (self.increments(self.seed + 10 + i, settings), settings)
+                for i, (name, settings) in enumerate(runs.items())}
 
-    def increments(self, settings):
+    def increments(self, seed, settings):
         try:
-            return self.call(self.large, self.seed, settings).D
+            return self.call(self.large, seed, settings).D
         except Broken as error:
             return str(error)
 
@@ -396,7 +278,7 @@ class OwnDraws:
         mass = abs(dyadic(np.random.default_rng(1), self.middle.n, 1 / 16)) + 0.25
         settings = {**self.plain, "L": 2, "mass": self.middle.tensors(mass)}
         try:
-            path = self.call(self.middle, self.seed, settings)
+            path = self.call(self.middle, self.seed + 20, settings)
         except Broken as error:
             return f"a dictionary of masses is refused: {error}"
         return self.white(path.D, settings, mass)
@@ -405,7 +287,7 @@ class OwnDraws:
     def deep_statistics(self):
         """Many leapfrogs and masses that differ, at a size that is no multiple of 8."""
         settings = {**self.plain, "L": self.deep}
-        e = self.white(self.call(self.middle, self.seed, settings).D, settings)
+        e = self.white(self.call(self.middle, self.seed + 21, settings).D, settings)
         statistics = [] if e is None else law_of(e, self.middle, f"L = {self.deep}", means=False)
         if not isinstance(self.mass_per_coordinate, str) and self.mass_per_coordinate is not None:
             statistics += law_of(self.mass_per_coordinate, self.middle, "a mass for each coordinate")
@@ -418,20 +300,20 @@ class OwnDraws:
     def small_statistics(self):
         """Tensors of one number need many seeds, not many coordinates."""
         settings = {**self.plain, "L": 1}
-        paths = [self.call(self.small, self.seed + k, settings).D for k in range(256)]
+        paths = [self.call(self.small, self.seed + 100 + k, settings).D for k in range(self.seeds)]
         if any(len(D) != 1 for D in paths):
             return []
-        e = self.white(np.array([D[0] for D in paths]).reshape(1, -1), settings)[0].reshape(256, -1)
+        e = self.white(np.array([D[0] for D in paths]).reshape(1, -1), settings)[0].reshape(self.seeds, -1)
         statistics = []
         for name, part in self.small.parts.items():
-            x = e[:, part].ravel()
-            statistics += [chance.variance(x, "variance", f"{name} over 256 seeds", (name,)),
-                           chance.mean(x, "mean", f"{name} over 256 seeds", (name,))]
-        for k in (1, 2, 4, 8, 16, 32, 64, 128):
+            x, what = e[:, part].ravel(), f"{name} of shape {self.small.shapes[name]} over {self.seeds} seeds"
+            statistics += [chance.variance(x, "variance of small tensors", what, (name,)),
+                           chance.mean(x, "mean of small tensors", what, (name,))]
+        for k in (2**i for i in range(8) if 2 ** (i + 1) <= self.seeds):
             statistics.append(chance.lag(e.ravel(), k * self.small.n, "seeds", f"seeds s and s + {k}"))
         for i in range(1, self.small.n):
             for j in range(i):
-                statistics.append(chance.correlation(e[:, i], e[:, j], "coordinates of small tensors",
+                statistics.append(chance.correlation(e[:, i], e[:, j], "small tensors",
                                                      f"numbers {j} and {i} of {', '.join(self.small.shapes)}"))
         return statistics
 
@@ -461,47 +343,3 @@ def summary(statistics):
         groups.setdefault((s.kind, s.group), []).append(s)
     return [f"{group}: {members[0]}" + (f", and {len(members) - 1} more" if len(members) > 1 else "")
             for (_, group), members in groups.items()]
-
-
-# ------------------------------------------------------------------------------- samplers whose noise is injected
-
-def flat_settings(settings, parts):
-    """The settings with dictionaries of masses as vectors."""
-    return {k: np.concatenate([np.ravel(x[name]) for name in parts]) if isinstance(x, dict) else x
-            for k, x in settings.items()}
-
-
-def with_noise(step, rows=None):
-    """The sghmc_sample of a step with injected noise. rows(rng, count, n): the draws, by default independent normals."""
-    rows = rows or (lambda rng, count, n: rng.standard_normal((count, n)))
-
-    def sghmc_sample(params, grad, seed, *, eps, L, alpha, mass=1.0, b_hat=0.0):
-        layout = Layout({name: np.shape(x) for name, x in params.items()})
-        z = rows(np.random.default_rng(seed), rows_of(step, L), layout.n)
-        settings = flat_settings(dict(mass=mass, b_hat=b_hat), layout.parts)
-        return layout.tensors(step(layout.flat(params, "params"), z,
-                                   lambda x: layout.flat(grad(layout.tensors(np.asarray(x))), "the gradient"),
-                                   eps=eps, L=L, alpha=alpha, **settings))
-    return sghmc_sample
-
-
-def rows_of(step, L):
-    """How many draws per coordinate a step asks for: 2 L + 1, unless it says otherwise."""
-    return getattr(step, "rows", lambda L: 2 * L + 1)(L)
-
-
-def noise_map(step, settings):
-    """K (leapfrogs, rows): by how much X_(l+1) - X_l moves for each unit of a draw. Coordinate j has one more unit
-    in row j than the last coordinate; all move, so that no position is taken for the one before.
-
-    Broken: the increments of a coordinate are not K times its own draws.
-    """
-    count = rows_of(step, settings["L"])
-    rng = np.random.default_rng(2)
-    base = 1 + np.arange(count)[:, None] % 3
-    z = np.concatenate([base + np.eye(count), base, rng.standard_normal((count, 2))], axis=1)
-    D = call(with_noise(step, lambda *_: z), Layout({"x": (count + 3,)}), 0, settings).D
-    K = D[:, :count] - D[:, [count]]
-    if not np.allclose(K @ z[:, count:], D[:, count:], rtol=1e-9, atol=1e-9 * abs(D).max(initial=0)):
-        raise Broken("the step is not linear in the draws of each coordinate")
-    return K
