@@ -1,24 +1,20 @@
 """Does SimSiam need the stop-gradient, or does a sampler that explores the loss landscape avoid collapse too?
 
 A reference implementation of "Posterior Sampling on SimSiam" (de Mello, Zhang, Ribeiro, 2023), to be read from top to
-bottom; each section uses only those above it:
-
-    energy (Equation 2) - sampler (Algorithm 1) - configuration - randomness - network (A.2) - data - augmentation -
-    k-NN and diagnostics - the run folder - chains (SGHMC, SGD) - run - command line
+bottom; each section uses only those above it: energy (Equation 2) - sampler (Algorithm 1) - configuration -
+randomness - network (A.2) - data - augmentation - chains - k-NN and diagnostics - run folder - run - command line.
 
     python simsiam_sghmc.py --eps 1e-3 --L 3 --no-sg                     the paper's chain on CIFAR-10
     python simsiam_sghmc.py --method sgd --sg --similarity cos           the paper's standard SimSiam
-    python simsiam_sghmc.py --help
 
-D1 ... D20 are the numbered decisions of README.md: where the paper is silent, or can be read in two ways.
+D1 ... D20: docs/decisions.md, where the paper is silent or can be read in two ways.
 """
 
 import argparse
 import contextlib
 import copy
-import csv
 import ctypes
-import difflib
+import datetime
 import fcntl
 import functools
 import hashlib
@@ -36,11 +32,10 @@ import warnings
 from collections import OrderedDict
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
-import torchvision
 from torch import nn
 
 # ------------------------------------------------------------------------------------------------ energy (Equation 2)
@@ -97,6 +92,17 @@ def half_kick_std(M, B_hat, eps, alpha):
     return (2 * (C_eps - B_hat * eps)).clamp_min(0).sqrt()
 
 
+def checked_rows(z, w, L):
+    """The rows of z one by one; ValueError unless there are 2L+1 of w's shape, or 2L: the last one is never used."""
+    count, wanted = 0, f"give 2L+1 = {2 * L + 1} rows of w's shape {tuple(w.shape)}"
+    for count, row in enumerate(z, 1):
+        if count > 2 * L + 1 or row.shape != w.shape:
+            raise ValueError(f"z has a row {count} of shape {tuple(row.shape)}: {wanted}")
+        yield row
+    if count < 2 * L:
+        raise ValueError(f"z has {count} rows: {wanted}")
+
+
 def sghmc_step(w, z, grad, *, eps, L, alpha, mass=1.0, b_hat=0.0, reuse_grad=False):
     """One sample of stochastic gradient Hamiltonian Monte Carlo, kick-drift-kick (Algorithm 1): W_t -> W_{t+1}.
 
@@ -111,13 +117,13 @@ def sghmc_step(w, z, grad, *, eps, L, alpha, mass=1.0, b_hat=0.0, reuse_grad=Fal
     and one for each half-kick. grad: (n,) -> (n,) or a number, called at the half-kicks in order. mass M and b_hat B^:
     numbers or (n,); with B^ (Equation 1) the noise is N(0, 2 (C - B^) eps). Line 5 of the last leapfrog never reaches
     W_{t+1}: it is left out, so grad is called 2L-1 times; with `reuse_grad`, for a U that stays the same throughout
-    the sample, L times. ValueError: eps or mass not in (0, inf), L < 1, alpha outside [0, 1), B^ > C.
+    the sample, L times. ValueError: eps or mass not in (0, inf), L < 1, alpha outside [0, 1), B^ > C, wrong rows of z.
     """
     if not (0 < eps < math.inf and L >= 1 and 0 <= alpha < 1):
         raise ValueError(f"need 0 < eps < inf, L >= 1 and 0 <= alpha < 1, got eps={eps}, L={L}, alpha={alpha}")
     M, B_hat = (torch.as_tensor(x, dtype=w.dtype) for x in (mass, b_hat))
     noise_std = half_kick_std(M, B_hat, eps, alpha)
-    z = iter(z)
+    z = checked_rows(z, w, L)
 
     Phi = M.sqrt() * next(z)  # 1
     X = w
@@ -125,11 +131,13 @@ def sghmc_step(w, z, grad, *, eps, L, alpha, mass=1.0, b_hat=0.0, reuse_grad=Fal
     for l in range(L):  # 2
         Phi = (1 - alpha) * Phi - eps / 2 * g + noise_std * next(z)  # 3
         X = X + eps / M * Phi  # 4
-        if l == L - 1:
-            return X  # 6
-        g = grad(X)
-        Phi = (1 - alpha) * Phi - eps / 2 * g + noise_std * next(z)  # 5
-        g = g if reuse_grad else grad(X)
+        if l < L - 1:
+            g = grad(X)
+            Phi = (1 - alpha) * Phi - eps / 2 * g + noise_std * next(z)  # 5
+            g = g if reuse_grad else grad(X)
+    for _ in z:  # what line 5 of the last leapfrog would take; any more is refused
+        pass
+    return X  # 6
 
 
 # ---------------------------------------------------------------------------------------------------- configuration
@@ -138,81 +146,97 @@ def sghmc_step(w, z, grad, *, eps, L, alpha, mass=1.0, b_hat=0.0, reuse_grad=Fal
 class BadInput(Exception):
     """Something the user gave cannot be used: one line on stderr, exit code 2, no file changed."""
 
-    code = 2
+
+class RunStopped(Exception):
+    """(message, exit code): the run ended before its last step; what the last checkpoint holds is good."""
 
 
-# 1e-18 and 1e18: the square, which the equations take, is still a float32 number
-POSITIVE = ("a number > 0, from 1e-18 to 1e18", lambda v: 1e-18 <= v <= 1e18)
-NOT_NEGATIVE = ("a number >= 0, at most 1e18", lambda v: 0 <= v <= 1e18)
-FRACTION = ("a number in [0, 1)", lambda v: 0 <= v < 1)
-TEMPERATURE = ("a number >= 0.01, or inf", lambda v: v >= 0.01)
-COUNT = ("a whole number >= 1, below 2^63", lambda v: 1 <= v < 2**63)
-NATURAL = ("a whole number >= 0, below 2^63", lambda v: 0 <= v < 2**63)
-PAIR = ("a whole number >= 2", lambda v: v >= 2)
+def one_line(error):
+    return " ".join(str(error).split()) or type(error).__name__
 
 
-def setting(default, group, kind, text, rule=None):
-    """A field of Config; `kind` is a type or the tuple of choices, `rule` a pair of words and test for its values."""
-    return field(default=default, metadata={"group": group, "kind": kind, "text": text, "rule": rule})
+@contextlib.contextmanager
+def bad_input(message):
+    """Whatever fails inside is the user's to mend: BadInput with this message, "{}" in it replaced by the cause."""
+    try:
+        yield
+    except BadInput:
+        raise
+    except Exception as error:  # of files, drivers and libraries: many types
+        raise BadInput(message.replace("{}", one_line(error)[:200])) from None
+
+
+def one_of(*names):
+    return Annotated[str, "|".join(names), names.__contains__]
+
+
+# What a setting may be: the type that reads its text, words for the values allowed, and the test of them.
+# 1e-18 and 1e18: the square, which the equations take, is still a float32 number.
+Positive = Annotated[float, "a number > 0, from 1e-18 to 1e18", lambda v: 1e-18 <= v <= 1e18]
+NotNegative = Annotated[float, "a number >= 0, at most 1e18", lambda v: 0 <= v <= 1e18]
+Fraction = Annotated[float, "a number in [0, 1)", lambda v: 0 <= v < 1]
+Count = Annotated[int, "a whole number >= 1, below 2^63", lambda v: 1 <= v < 2**63]
+Natural = Annotated[int, "a whole number >= 0, below 2^63", lambda v: 0 <= v < 2**63]
+Pair = Annotated[int, "a whole number >= 2", lambda v: v >= 2]
+Switch = Annotated[bool, "on or off", lambda v: True]
+Name = Annotated[str, "a value, or leave it out", len]  # an unset shell variable is empty
+
+
+def setting(default, group, text):
+    """A field of Config: its default (None: not given), its group in --help and its line there."""
+    return field(default=default, metadata={"group": group, "text": text})
 
 
 @dataclass(frozen=True)
 class Config:
     """Every setting: the command line is made from these lines, with the symbol or source of each."""
 
-    method: str = setting("sghmc", "method", ("sghmc", "sgd"), "sample the posterior, or train (A.5)")
-    sg: bool = setting(True, "method", bool, "stop-gradient on Z (Equation 2); the paper's chains: --no-sg")
-    similarity: str = setting("abscos", "method", ("abscos", "cos", "l2"), "Equation 2, SimSiam's own, or L2 (Note)")
+    method: one_of("sghmc", "sgd") = setting("sghmc", "method", "sample the posterior, or train (A.5)")
+    sg: Switch = setting(True, "method", "stop-gradient on Z (Equation 2); the paper's chains: --no-sg")
+    similarity: one_of("abscos", "cos", "l2") = setting("abscos", "method", "Equation 2, SimSiam's own, or L2 (Note)")
 
-    eps: float = setting(1e-3, "SGHMC", float, "step size eps of a leapfrog (Section 3.1)", POSITIVE)
-    L: int = setting(3, "SGHMC", int, "leapfrogs per sample (Section 3.1)", COUNT)
-    alpha: float = setting(0.01, "SGHMC", float, "friction alpha = M^-1 C eps (Section 3.1)", FRACTION)
-    mass: float = setting(1.0, "SGHMC", float, "M, a multiple of the identity (Section 3.1, D6)", POSITIVE)
-    velocity_std: float = setting(None, "SGHMC", float, "std of the draw Phi_0; sqrt(M) if not given (D6)", POSITIVE)
-    samples: int = setting(50_000, "SGHMC", int, "length of the chain (Figure 1)", COUNT)
-    batch_per: str = setting("kick", "SGHMC", ("kick", "sample"), "a minibatch per half-kick, or per sample (D3)")
-    energy_scale: float = setting(1.0, "SGHMC", float, "factor on U; 0 = random walk, no gradients (D5)", NOT_NEGATIVE)
-    prior_std: float = setting(None, "SGHMC", float, "adds |W|^2 / (2 std^2) to U; off if not given (D5)", POSITIVE)
+    eps: Positive = setting(1e-3, "SGHMC", "step size eps of a leapfrog (Section 3.1)")
+    L: Count = setting(3, "SGHMC", "leapfrogs per sample (Section 3.1)")
+    alpha: Fraction = setting(0.01, "SGHMC", "friction alpha = M^-1 C eps (Section 3.1)")
+    mass: Positive = setting(1.0, "SGHMC", "M, a multiple of the identity (Section 3.1, D6)")
+    velocity_std: Positive = setting(None, "SGHMC", "std of the draw Phi_0; sqrt(M) if not given (D6)")
+    samples: Count = setting(50_000, "SGHMC", "length of the chain (Figure 1)")
+    batch_per: one_of("kick", "sample") = setting("kick", "SGHMC", "a minibatch per half-kick, or per sample (D3)")
+    energy_scale: NotNegative = setting(1.0, "SGHMC", "factor on U; 0 = random walk, no gradients (D5)")
+    prior_std: Positive = setting(None, "SGHMC", "adds |W|^2 / (2 std^2) to U; off if not given (D5)")
 
-    lr: float = setting(0.03, "SGD", float, "peak learning rate (Section 3.2, D10)", POSITIVE)
-    momentum: float = setting(0.9, "SGD", float, "momentum (A.5)", FRACTION)
-    weight_decay: float = setting(5e-4, "SGD", float, "weight decay (D11)", NOT_NEGATIVE)
-    epochs: int = setting(800, "SGD", int, "horizon of the schedule (Figure 2)", COUNT)
-    updates: int = setting(None, "SGD", int, "length; all of --epochs if not given (D16)", COUNT)
-    warmup_epochs: int = setting(10, "SGD", int, "epochs of linear warm-up (A.5)", NATURAL)
-    cosine: bool = setting(True, "SGD", bool, "cosine decay after the warm-up (A.5)")
-    predictor_steps: int = setting(1, "SGD", int, "predictor updates per update of the encoder (Note)", COUNT)
-    predictor_lr_mult: float = setting(1.0, "SGD", float, "factor on the predictor's learning rate (Note)", POSITIVE)
+    lr: Positive = setting(0.03, "SGD", "peak learning rate (Section 3.2, D10)")
+    momentum: Fraction = setting(0.9, "SGD", "momentum (A.5)")
+    weight_decay: NotNegative = setting(5e-4, "SGD", "weight decay of every parameter (D11)")
+    epochs: Count = setting(800, "SGD", "horizon of the schedule (Figure 2)")
+    updates: Count = setting(None, "SGD", "length; all of --epochs if not given (D16)")
+    warmup_epochs: Natural = setting(10, "SGD", "epochs of linear warm-up (A.5)")
+    cosine: Switch = setting(True, "SGD", "cosine decay after the warm-up (A.5)")
+    predictor_steps: Count = setting(1, "SGD", "predictor updates per update of the encoder (Note)")
+    predictor_lr_mult: Positive = setting(1.0, "SGD", "factor on the predictor's learning rate (Note)")
 
-    data: str = setting("cifar10", "data", str, "cifar10, gratings, or a folder of train/<class>/* and test/<class>/*")
-    data_dir: str = setting("data", "data", str, "where cifar10 is downloaded to")
-    batch_size: int = setting(512, "data", int, "images per minibatch (Section 3)", PAIR)
+    data: Name = setting("cifar10", "data", "cifar10 (downloaded to data/), gratings (drawn here), or a folder")
+    batch_size: Pair = setting(512, "data", "images per minibatch (Section 3)")
 
-    eval_every: int = setting(500, "evaluation", int, "samples or updates between evaluations", COUNT)
-    knn_k: int = setting(200, "evaluation", int, "neighbours k (Section 3.1)", COUNT)
-    knn_t: float = setting(0.1, "evaluation", float, "votes weigh exp((cos - 1) / t); inf: all alike", TEMPERATURE)
-    knn_train: int = setting(None, "evaluation", int, "random training images as bank; else all", COUNT)
-    knn_test: int = setting(None, "evaluation", int, "random test images; else all", COUNT)
-    knn_features: str = setting("z", "evaluation", ("z", "trunk"), "128-d z, or the 4,096-d input of its layer (D14)")
-    bn: str = setting("recalibrated", "evaluation", ("recalibrated", "running"), "BatchNorm at evaluation (D7)")
+    eval_every: Count = setting(500, "evaluation", "samples or updates between evaluations")
+    knn_k: Count = setting(200, "evaluation", "neighbours k (Section 3.1)")
+    knn_train: Count = setting(None, "evaluation", "random training images as bank; else all")
+    knn_test: Count = setting(None, "evaluation", "random test images; else all")
+    knn_features: one_of("z", "trunk") = setting("z", "evaluation", "128-d z, or the 4,096-d input of its layer (D14)")
+    bn: one_of("recalibrated", "running") = setting("recalibrated", "evaluation", "BatchNorm at evaluation (D7)")
 
-    seed: int = setting(0, "system", int, "seed of every draw", NATURAL)
-    device: str = setting("auto", "system", str, "auto, cpu, cuda, cuda:1 ...")
-    precision: str = setting("fp32", "system", ("fp32", "bf16"), "of the network in the gradients; k-NN is always fp32")
-    init: str = setting(None, "system", str, "start from this checkpoint.pt or sample instead of a random network")
-    out: str = setting(None, "system", str, "run folder; if not given, runs/ and what differs from the defaults")
-    checkpoint_every: int = setting(100, "system", int, "samples or updates between checkpoints", COUNT)
-    keep_every: int = setting(0, "system", int, "keep each n-th sample in samples/; 0: none", NATURAL)
+    seed: Natural = setting(0, "system", "seed of every draw")
+    device: Name = setting("auto", "system", "auto, cpu, cuda, cuda:1 ...")
+    precision: one_of("fp32", "bf16") = setting("fp32", "system", "of the network in the gradients; k-NN is in fp32")
+    init: Name = setting(None, "system", "start from this checkpoint.pt or sample instead of a random network")
+    out: Name = setting(None, "system", "run folder; if not given, runs/ and what differs from the defaults")
+    keep_every: Natural = setting(0, "system", "keep each n-th sample in samples/; 0: none")
 
     def __post_init__(self):
         for f in fields(self):
-            value, kind, rule = getattr(self, f.name), f.metadata["kind"], f.metadata["rule"]
-            if isinstance(kind, tuple) and value not in kind:
-                raise BadInput(f"{flag(f.name)} {value}: choose from {', '.join(kind)}")
-            if value == "":  # an unset shell variable
-                raise BadInput(f"{flag(f.name)} is empty: give a value or leave it out")
-            if value is not None and rule and not rule[1](value):
-                raise BadInput(f"{flag(f.name)} {value}: give {rule[0]}")
+            value, (words, allowed) = getattr(self, f.name), f.type.__metadata__
+            if value is not None and not allowed(value):
+                raise BadInput(f"{flag(f.name)} {value}: give {words}")
         if self.method == "sgd" and self.warmup_epochs >= self.epochs:
             raise BadInput(f"--warmup-epochs {self.warmup_epochs}: give fewer than --epochs {self.epochs}")
 
@@ -225,10 +249,6 @@ class Config:
 def flag(name):
     """The command-line spelling of a field of Config."""
     return "--" + name.replace("_", "-")
-
-
-def one_line(error):
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 # --------------------------------------------------------------------------------------------------------- randomness
@@ -246,10 +266,10 @@ def generator(seed, purpose, step=0, kick=0, device="cpu"):
     return torch.Generator(device).manual_seed((int(base) + step * 0x9E3779B97F4A7C15) % 2**64)
 
 
-def normals(seed, step, n, device="cpu"):
-    """Rows (n,) of standard normals for sample `step`, without end: the momentum's first, then the half-kicks'."""
+def normals(seed, step, n, rows, device="cpu"):
+    """Rows (n,) of standard normals for sample `step`: the momentum's first, then the half-kicks'."""
     g = generator(seed, "noise", step, device=device)
-    while True:
+    for _ in range(rows):
         yield torch.randn(n, generator=g, device=device)
 
 
@@ -307,14 +327,9 @@ def flatten_parameters(model):
 
 def read_checkpoint(path):
     """The dictionary of a checkpoint or sample, loaded as plain tensors and numbers; BadInput names what is wrong."""
-    try:
-        with warnings.catch_warnings():  # of foreign pickles: the one line below says it
-            warnings.simplefilter("ignore")
-            saved = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise BadInput(f"no such checkpoint: {path}") from None
-    except Exception as error:  # a truncated zip, a foreign file, a pickle that names other classes: many types
-        raise BadInput(f"{path} is not a checkpoint that can be read ({type(error).__name__})") from None
+    with bad_input(f"{path} is no checkpoint that can be read ({{}})"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of foreign pickles: the line above says it
+        saved = torch.load(path, map_location="cpu", weights_only=True)
     parts = {"weights": torch.Tensor, "buffers": dict, "step": int}
     if not isinstance(saved, dict) or not all(isinstance(saved.get(name), kind) for name, kind in parts.items()):
         raise BadInput(f"{path} is not a checkpoint of this program: it has no weights, buffers and step")
@@ -329,76 +344,68 @@ def read_checkpoint(path):
     return saved
 
 
-def load_model(path):
-    """The SimSiam network of a checkpoint or sample, in evaluation mode: normalise(uint8 images) -> (p, z).
-
-    Its BatchNorm statistics are the chain's running ones, which lag behind moving weights: `recalibrate` it on training
-    images for what `--bn recalibrated` evaluates (D7).
-    """
-    model, saved = initial_network(0), read_checkpoint(path)
-    nn.utils.vector_to_parameters(saved["weights"], model.parameters())
-    model.load_state_dict(saved["buffers"], strict=False)
-    return model.eval()
-
-
 # --------------------------------------------------------------------------------------------------------------- data
 
 
 class Images(NamedTuple):
-    """Images as uint8 (N, 3, 32, 32), labels (N,) int64; `identity` names the training images in config.json."""
+    """Images as uint8 (N, 3, 32, 32), labels (N,) int64; `source` names the training images in config.json."""
 
     train: torch.Tensor
     train_labels: torch.Tensor
     test: torch.Tensor
     test_labels: torch.Tensor
-    identity: str
+    source: str
 
 
 OTHER_DATA = "--data gratings needs no file, --data FOLDER takes train/<class>/* and test/<class>/* images"
 
 
-def load_data(data, data_dir):
-    """The Images that --data names; BadInput says which file cannot be used."""
+def load_data(data):
+    """The Images that --data names; BadInput says which file cannot be used.
+
+    data: cifar10 (downloaded to data/), gratings, a folder that holds torchvision's cifar-10-batches-py, or one of
+    train/<class>/* and test/<class>/* images.
+    """
     if data == "gratings":
         return Images(*gratings(10_000, seed=1), *gratings(2_000, seed=2), "gratings")
-    if data == "cifar10":
-        return Images(*cifar10(data_dir, True), *cifar10(data_dir, False), "cifar10")
+    if data == "cifar10" or (Path(data) / "cifar-10-batches-py").is_dir():
+        folder = Path("data" if data == "cifar10" else data)
+        return Images(*cifar10(folder, True), *cifar10(folder, False), "cifar10")
     train, test = (image_folder(Path(data) / split) for split in ("train", "test"))
     if train[2] != test[2] or len(train[2]) < 2:
         raise BadInput(f"--data {data}: train/ and test/ need the same two or more class folders")
     return Images(*train[:2], *test[:2], "images " + hashlib.sha256(train[0].numpy()).hexdigest()[:16])
 
 
-def cifar10(data_dir, train):
+def cifar10(folder, train):
     """CIFAR-10 by torchvision, downloaded and checked on first use: (images, labels)."""
-    dataset = functools.partial(torchvision.datasets.CIFAR10, data_dir, train)
-    try:
+    from torchvision.datasets import CIFAR10  # here, for it takes as long to import as torch itself
+
+    dataset = functools.partial(CIFAR10, folder, train)
+    with bad_input(f"cannot get CIFAR-10 into {folder}/ ({{}}); {OTHER_DATA}"):
         try:
             part = dataset()
         except RuntimeError:  # not there or not whole
-            Path(data_dir).mkdir(parents=True, exist_ok=True)
-            with open(Path(data_dir) / ".lock", "a") as lock:
+            folder.mkdir(parents=True, exist_ok=True)
+            with open(folder / ".lock", "a") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)  # of the runs that begin together one downloads, the others wait
                 part = dataset(download=True)
-    except Exception as error:  # no network, a bad checksum, a torn archive, a full disk: many types
-        raise BadInput(f"cannot get CIFAR-10 into {data_dir}/ ({one_line(error)}); {OTHER_DATA}") from None
     return torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets)
 
 
 def image_folder(root):
     """Images of root/<class>/*, resized to 32x32 where they are not: (images, labels, class names)."""
-    try:
-        part = torchvision.datasets.ImageFolder(str(root))
-    except (OSError, RuntimeError) as error:
-        why = one_line(error) if root.is_dir() else "not there"
-        raise BadInput(f"--data: no image folder {root} ({why}); the default is cifar10, {OTHER_DATA}") from None
+    from torchvision.datasets import ImageFolder
+
+    if not root.is_dir():
+        raise BadInput(f"--data: there is no image folder {root}; the default is cifar10, {OTHER_DATA}")
+    with bad_input(f"--data: cannot use the image folder {root} ({{}})"):
+        part = ImageFolder(str(root))
     images = np.empty((len(part), 32, 32, 3), np.uint8)
     for image, (path, _) in zip(images, part.samples, strict=True):
-        try:
+        with bad_input(f"--data: cannot read the image {path} ({{}}); mend or remove it"):
             picture = part.loader(path)
             image[:] = picture if picture.size == (32, 32) else picture.resize((32, 32))
-        except Exception as error:  # the image library raises a type of its own for each way to be broken
-            raise BadInput(f"--data: cannot read the image {path} ({one_line(error)}); mend or remove it") from None
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets), part.classes
 
 
@@ -545,311 +552,46 @@ def apply_augmentation(images, a):
     return normalise(x)
 
 
-# ----------------------------------------------------------------------------------------------- k-NN and diagnostics
-
-BLOCK = 1024  # images or queries at a time: bounds the memory of an evaluation
-RECALIBRATION = 8192  # images of the bank from which the BatchNorm statistics are estimated anew (D7)
-
-
-@contextlib.contextmanager
-def full_float32():
-    """No gradients and no TF32: near collapse the differences between features shrink with their variance, and TF32
-    would report chance too early."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = False
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
-
-
-def recalibrate(model, images):
-    """Replace the encoder's running statistics by the cumulative average over these images, as W is now (D7)."""
-    for m in model.encoder.trunk:
-        if isinstance(m, nn.BatchNorm2d):
-            m.reset_running_stats()
-            m.momentum = None  # cumulative average
-    model.train()
-    for block in images.split(BLOCK):
-        model.encoder.trunk(normalise(block))
-
-
-def features(model, images, kind):
-    """Features (N, d) of uint8 images (N, 3, 32, 32), evaluation mode, no augmentation: z, d = 128, or trunk, 4,096."""
-    network = model.eval().encoder if kind == "z" else model.eval().encoder.trunk
-    return torch.cat([network(normalise(block)) for block in images.split(BLOCK)])
-
-
-def knn_accuracy(train, train_labels, test, test_labels, k, t):
-    """Share of test rows (N, d) whose class wins the vote of the k training rows (M, d) nearest in cosine.
-
-    Votes weigh exp((cos - 1) / t), t = inf alike (k = 200: Section 3.1; the weights: Wu et al. 2018).
-    """
-    train, classes = unit_rows(train), int(train_labels.max()) + 1
-    right = torch.zeros((), device=test.device)
-    for rows, labels in zip(unit_rows(test).split(BLOCK), test_labels.split(BLOCK), strict=True):
-        similarity, nearest = (rows @ train.T).topk(k, dim=1)
-        weight = ((similarity - 1) / t).exp()
-        votes = torch.zeros(len(rows), classes, device=rows.device).scatter_add_(1, train_labels[nearest], weight)
-        right += (votes.argmax(dim=1) == labels).sum()
-    return right.item() / len(test)
+# ------------------------------------------------------------------------------------------------------------- chains
 
 
 def rms(x):
     return x.norm() / x.numel() ** 0.5
 
 
-def geometry(z):
-    """Signs of collapse in z (N, d): see the columns center ... dead_samples in README.md."""
-    Z = unit_rows(z)
-    singular = torch.linalg.svdvals((z - z.mean(dim=0)).double())
-    p = singular / singular.sum().clamp_min(torch.finfo(torch.float64).tiny)
-    return {
-        "center": Z.mean(dim=0).norm().item(),
-        "z_std": (z.shape[1] ** 0.5 * Z.std(dim=0, correction=0).mean()).item(),
-        "effective_rank": torch.special.entr(p).sum().exp().item(),
-        "dead_units": (z == 0).all(dim=0).float().mean().item(),
-        "dead_samples": (z == 0).all(dim=1).float().mean().item(),
-    }
-
-
-def information(p1, z1, p2, z2, similarity):
-    """(mi, entropy) of the Note on a batch of B pairs, both directions averaged; mi <= log B.
-
-    q_ij = Q(z_j; mu = p_i), the likelihood of view j under prediction i: |cos|, exp(cos), or the Gaussian.
-    NLL = -mean_i log q_ii,  entropy = -mean_j log mean_i q_ij,  mi = entropy - NLL (information over images, D19).
-    """
-
-    def direction(p, z):
-        """(mi, entropy) of the targets z under the predictions p."""
-        if similarity == "l2":
-            log_q = -torch.cdist(p.double(), z.double()).square() / 2
-        else:
-            s = unit_rows(p) @ unit_rows(z).T
-            log_q = s if similarity == "cos" else s.abs().clamp_max(1).log()
-        log_q = log_q.clamp_min(math.log(torch.finfo(torch.float32).tiny))
-        entropy = -(log_q.logsumexp(dim=0) - math.log(len(log_q))).mean()
-        return torch.stack([entropy + log_q.diagonal().mean(), entropy])
-
-    return ((direction(p1, z2) + direction(p2, z1)) / 2).tolist()
-
-
-def batch_measures(p1, z1, p2, z2, similarity):
-    """The columns energy ... entropy of metrics.csv that belong to one minibatch; `loss` is SimSiam's own (signed)."""
-    s12, s21 = cosines(p1, z1, p2, z2)
-    mi, entropy = information(p1.float(), z1.float(), p2.float(), z2.float(), similarity)
-    return {
-        "energy": energy(p1, z1, p2, z2, False, similarity).item(),
-        "loss": -((s12 + s21) / 2).mean().item(),
-        "negative_cos": (torch.cat([s12, s21]) < 0).float().mean().item(),
-        "mi": mi,
-        "entropy": entropy,
-    }
-
-
-def fixed_subset(images, labels, count, kick):
-    """The first `count` of a fixed random order (all, in their own order, if None): the same in every run."""
-    if count is None or count == len(images):
-        return images, labels
-    chosen = torch.randperm(len(images), generator=generator(0, "subset", kick=kick))[:count].to(images.device)
-    return images[chosen], labels[chosen]
-
-
-def evaluate(chain):
-    """The k-NN, geometry and minibatch columns of metrics.csv at W as it is now: a dictionary."""
-    chain = copy.copy(chain)
-    chain.model = copy.deepcopy(chain.model)  # the chain's own buffers and mode stay as they are (D7)
-    cfg, model, data = chain.cfg, chain.model, chain.data
-    bank, bank_labels = fixed_subset(data.train, data.train_labels, cfg.knn_train, 0)
-    test, test_labels = fixed_subset(data.test, data.test_labels, cfg.knn_test, 1)
-    with full_float32():
-        row = batch_measures(*chain.predict(*chain.encode(*chain.last_views())), cfg.similarity)
-        if cfg.bn == "recalibrated":
-            count = min(RECALIBRATION, cfg.knn_train or len(data.train))
-            recalibrate(model, fixed_subset(data.train, data.train_labels, count, 0)[0])
-        test, bank = (features(model, images, cfg.knn_features) for images in (test, bank))
-        z = test if cfg.knn_features == "z" else model.encoder.head(test)
-        # an overflow in the network or in U, W itself still finite
-        if not (all(x.isfinite().all() for x in (bank, test, z)) and math.isfinite(row["energy"])):
-            raise FloatingPointError
-        row |= geometry(z)
-        row["knn"] = knn_accuracy(bank, bank_labels, test, test_labels, cfg.knn_k, cfg.knn_t)
-        mean = bank.mean(dim=0)
-        row["knn_centered"] = knn_accuracy(bank - mean, bank_labels, test - mean, test_labels, cfg.knn_k, cfg.knn_t)
-    largest_class = test_labels.bincount().max().item() / len(test_labels)
-    row["collapsed"] = "dead" if row["dead_samples"] > 0.5 else "constant" if row["center"] > 0.99 else "no"
-    row["at_chance"] = "yes" if row["knn"] <= 1.2 * largest_class else "no"
-    return row
-
-
-# ------------------------------------------------------------------------------------------------------ the run folder
-
-METRICS = (
-    "step grad_evals energy loss negative_cos knn knn_centered center z_std effective_rank dead_units dead_samples mi "
-    "entropy kinetic_temperature drift_to_noise distance weight_rms grad_norm collapsed at_chance seconds"
-).split()
-ENERGY = ["step", "grad_evals", "energy"]
-VERSION = 2  # of config.json and checkpoint.pt
-LENGTH = ("samples", "updates")
-NOT_IN_NAME = ("method", *LENGTH, "data_dir", "device", "out", "checkpoint_every", "keep_every")
-
-
-def identity(cfg, data, init):
-    """What a chain is a function of: the settings of its method, and the content of its data and of --init."""
-    groups = ("method", "SGHMC" if cfg.method == "sghmc" else "SGD")
-    names = [f.name for f in fields(cfg) if f.metadata["group"] in groups and f.name not in LENGTH]
-    chosen = {name: getattr(cfg, name) for name in [*names, "batch_size", "seed", "precision"]}
-    if cfg.method == "sghmc":
-        chosen["velocity_std"] = cfg.phi_std
-    return chosen | {"data": data.identity, "init": init}
-
-
-def default_folder(cfg):
-    """runs/ plus the method and every setting that differs from its default; length, device and paths apart."""
-    parts = [cfg.method]
-    for f in fields(cfg):
-        value, name = getattr(cfg, f.name), f.name.replace("_", "-")
-        if value != f.default and f.name not in NOT_IN_NAME:
-            if f.name in ("data", "init"):
-                value = "-".join(Path(value).parts[-2:]).removesuffix(".pt")
-            parts.append({True: name, False: f"no-{name}"}[value] if f.metadata["kind"] is bool else f"{name}-{value}")
-    return Path("runs") / re.sub(r"[^\w.+-]+", "-", "_".join(parts))
-
-
-def write_whole(path, content):
-    """Write bytes to a temporary name, to the disk, then rename: a reader sees the old file or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-class RunFolder:
-    """config.json, metrics.csv, energy.csv, checkpoint.pt and samples/ of one chain, for one process at a time."""
-
-    def __init__(self, cfg, chain_identity):
-        """Open or make the folder; BadInput if it holds another chain, is in use or cannot be made."""
-        self.path = Path(cfg.out) if cfg.out else default_folder(cfg)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self.lock = open(self.path / ".lock", "a")
-        except OSError as error:
-            raise BadInput(f"--out {self.path}: cannot make this folder ({one_line(error)}); choose another") from None
-        try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # gone with its process, however that ends
-        except OSError:
-            raise BadInput(f"--out {self.path} is in use by another process; wait for it or choose another") from None
-        path, self.identity = self.path / "config.json", chain_identity
-        self.settings = asdict(cfg)  # of the command that began the run
-        if path.exists():
-            self.settings = compare_identity(path, chain_identity)
-        elif any((self.path / name).exists() for name in ("checkpoint.pt", "metrics.csv", "energy.csv")):
-            raise BadInput(f"--out {self.path} holds results but no config.json; put it back or choose another folder")
-        else:
-            software = {"python": sys.version.split()[0], "torch": torch.__version__, "numpy": np.__version__}
-            config = {"version": VERSION, "identity": chain_identity, "settings": self.settings, "software": software}
-            write_whole(path, json.dumps(config, indent=1).encode())
-
-    def load(self):
-        """The checkpoint to go on from, both tables cut back to its step; None where nothing was saved yet."""
-        path = self.path / "checkpoint.pt"
-        saved = read_checkpoint(path) if path.exists() else None
-        if saved and saved.get("identity") != self.identity:
-            raise BadInput(f"{path} is of another chain than config.json beside it; put the right one back")
-        step = saved["step"] if saved else -1
-        metrics = kept_rows(self.path / "metrics.csv", METRICS, step)
-        energies = kept_rows(self.path / "energy.csv", ENERGY, step - 1)
-        if saved and (len(energies), len(metrics)) != (step + 1, saved["rows"] + 1):
-            raise BadInput(f"{self.path}: metrics.csv or energy.csv lacks rows up to step {step}; put the file back")
-        for name, lines in (("metrics.csv", metrics), ("energy.csv", energies)):
-            write_whole(self.path / name, "".join(line + "\n" for line in lines).encode())
-        return saved
-
-    def append(self, name, rows):
-        """Rows of cells at the end of a table: None is an empty cell, 9 digits tell any two float32 numbers apart."""
-        cells = [["" if v is None else f"{v:.9g}" if isinstance(v, float) else str(v) for v in row] for row in rows]
-        with open(self.path / name, "a") as file:
-            file.writelines(",".join(line) + "\n" for line in cells)
-            file.flush()
-            os.fsync(file.fileno())
-
-    def save(self, name, content):
-        path, buffer = self.path / name, io.BytesIO()
-        path.parent.mkdir(exist_ok=True)
-        torch.save(content, buffer)
-        write_whole(path, buffer.getbuffer())
-
-
-def compare_identity(path, mine):
-    """The settings in the config.json at `path`; BadInput unless it is of this version and describes this chain."""
-    try:
-        config = json.loads(path.read_text())
-        version, theirs, settings = config["version"], config["identity"], dict(config.get("settings", {}))
-        differing = [f"{k} (there {theirs.get(k)}, here {v})" for k, v in mine.items() if theirs.get(k) != v]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"{path} cannot be read ({one_line(error)}); put it back or choose another --out") from None
-    if version != VERSION:
-        raise BadInput(f"{path} is of version {version}, this program writes {VERSION}; choose another --out")
-    if differing:
-        raise BadInput(f"{path.parent} holds another chain: {', '.join(differing)}; choose another --out")
-    return settings
-
-
-def kept_rows(path, header, last):
-    """The lines of a table up to step `last`; a torn last line is dropped, other damage is BadInput."""
-    kept, previous = [",".join(header)], -1
-    *lines, _torn = path.read_text(errors="replace").split("\n") if path.exists() else [""]
-    for number, line in enumerate(lines, 1):
-        cells = line.split(",")
-        if number == 1 and cells == header:
-            continue
-        sound = len(cells) == len(header) and cells[0].isdecimal() and re.fullmatch(r"[-+.,\w]+", line)
-        if number == 1 or not sound or int(cells[0]) <= previous:
-            raise BadInput(f"{path} is damaged in line {number}; mend that line or put the file back")
-        previous = int(cells[0])
-        kept += [line] if previous <= last else []
-    return kept
-
-
-# ------------------------------------------------------------------------------------------------------------- chains
-
-
 class Chain:
-    """The state of a run: network, its flat W (n,) and G (n,), images on the device, steps and gradients done."""
+    """The state of a run: network, its flat W (n,) and G (n,), images on the device, steps done."""
 
     def __init__(self, cfg, data, init, device):
         """`init`: the dictionary of a checkpoint to start from, or None for a random network."""
-        self.cfg, self.device, self.step, self.grad_evals = cfg, device, 0, 0
+        self.cfg, self.device, self.step = cfg, device, 0
         self.model = initial_network(cfg.seed).to(device)
-        self.data = Images(*(x.to(device) for x in data[:4]), data.identity)
+        self.data = Images(*(x.to(device) for x in data[:4]), data.source)
         self.W, self.G = flatten_parameters(self.model)
         self.momentum = torch.zeros_like(self.W)
         if init:
-            self.restore({"weights": init["weights"], "buffers": init["buffers"]})
+            self.restore({"weights": init["weights"], "buffers": init["buffers"], "step": 0})
         self.start = self.W.clone()
         self.per_epoch = len(data.train) // cfg.batch_size  # the last incomplete batch is dropped (D11)
-        self.length = cfg.samples if cfg.method == "sghmc" else cfg.updates or cfg.epochs * self.per_epoch
-        self.optimisers = sgd_optimisers(self)
-        self.last, self.pending = {}, []  # columns of the last step; (step, grad_evals, U, finite) since the last save
+        self.length, self.gradients_per_step = cfg.updates or cfg.epochs * self.per_epoch, 1
+        if cfg.method == "sghmc":
+            calls = 2 * cfg.L - 1 if cfg.batch_per == "kick" else cfg.L
+            self.length, self.gradients_per_step = cfg.samples, calls * (cfg.energy_scale > 0)
+        self.optimisers = sgd_optimisers(self) if cfg.method == "sgd" else ()
+        self.finite = torch.tensor(True, device=device)  # W, statistics and U of all steps so far
+        self.energies, self.measures = [], {}  # U of each step since the last save; columns of the last step
 
     def restore(self, saved):
         """Take over what `saved` holds of a checkpoint."""
         self.W.copy_(saved["weights"])
         self.model.load_state_dict(saved["buffers"], strict=False)
         self.momentum.copy_(saved.get("momentum", self.momentum))
-        self.step, self.grad_evals = saved.get("step", 0), saved.get("grad_evals", 0)
+        self.step = saved["step"]
 
     def state(self):
         """The checkpoint: everything the rest of the chain depends on, since every draw is a function of its step."""
-        state = {"config": asdict(self.cfg), "step": self.step, "grad_evals": self.grad_evals}
-        state |= {"weights": self.W.cpu(), "buffers": {k: b.cpu() for k, b in self.model.named_buffers()}}
+        buffers = {name: b.cpu() for name, b in self.model.named_buffers()}
+        state = {"step": self.step, "weights": self.W.cpu(), "buffers": buffers}
         return state | ({"momentum": self.momentum.cpu()} if self.cfg.method == "sgd" else {})
 
     def views(self, step, kick=0):
@@ -891,38 +633,73 @@ class Chain:
         U.backward()
         return U.detach()
 
+    def advance(self):
+        """One sample or update. What it leaves for the tables stays on the device until it is saved."""
+        U, self.measures = sghmc_sample(self) if self.cfg.method == "sghmc" else sgd_update(self)
+        self.step += 1
+        self.energies.append(U)
+        for x in (self.W, *self.model.buffers(), *([] if U is None else [U])):
+            self.finite &= x.isfinite().all()
+
+
+def posterior_gradient(chain, X, kick):
+    """(U, g) at X on the minibatch of this half-kick: g the gradient of s U + |W|^2 / (2 prior_std^2), s the scale.
+
+    With s = 0 nothing is computed: U is None.
+    """
+    cfg, U, g = chain.cfg, None, 0.0
+    chain.W.copy_(X)
+    if cfg.energy_scale > 0:
+        U = chain.gradient(*chain.encode(*chain.views(chain.step, kick)))
+        g = chain.G if cfg.energy_scale == 1 else cfg.energy_scale * chain.G
+    if cfg.prior_std:
+        g = g + X / cfg.prior_std**2
+    return U, g
+
 
 def sghmc_sample(chain):
-    """W_t -> W_{t+1} by one sghmc_step on minibatch energies; 2L-1 gradients, or L with one batch per sample (D3)."""
-    cfg, t = chain.cfg, chain.step
-    calls, seen = itertools.count(), {"row": {}}
+    """W_t -> W_{t+1} by one sghmc_step on minibatch energies: (U at W_t, the columns measured on the way).
+
+    2L-1 gradients, or L with one minibatch per sample (D3).
+    """
+    cfg, seen, once = chain.cfg, SampleMeasures(chain), chain.cfg.batch_per == "sample"
 
     def grad(X):
-        """Gradient of energy_scale U + |W|^2 / (2 prior_std^2) at X; keeps what the tables need."""
-        kick, seen["X"], g = next(calls), X, 0.0
-        chain.W.copy_(X)
-        if cfg.energy_scale > 0:
-            U = chain.gradient(*chain.encode(*chain.views(t, kick if cfg.batch_per == "kick" else 0)))
-            chain.grad_evals += 1
-            g = chain.G if cfg.energy_scale == 1 else cfg.energy_scale * chain.G
-            if kick == 0:
-                seen["row"] = {"energy": U, "grad_norm": chain.G.norm()}
-        if cfg.prior_std:
-            g = g + X / cfg.prior_std**2
-        if kick == 0:
-            seen["force"] = rms(torch.as_tensor(g))
+        U, g = posterior_gradient(chain, X, kick=0 if once else seen.calls)
+        seen.gradient(X, U, g)
         return g
 
-    z = normals(cfg.seed, t, len(chain.W), chain.device)
-    z = itertools.chain([cfg.phi_std / math.sqrt(cfg.mass) * next(z)], z)
-    once = cfg.batch_per == "sample"
+    z = normals(cfg.seed, chain.step, len(chain.W), 2 * cfg.L, chain.device)
+    z = itertools.chain([cfg.phi_std / math.sqrt(cfg.mass) * next(z)], z)  # sghmc_step multiplies it by sqrt(M) (D6)
     W = sghmc_step(chain.W.clone(), z, grad, eps=cfg.eps, L=cfg.L, alpha=cfg.alpha, mass=cfg.mass, reuse_grad=once)
     chain.W.copy_(W)
-    Phi = cfg.mass * (W - seen["X"]) / cfg.eps  # after the last computed half-kick: the last drift shows it
-    # the first drift is eps/M ((1 - alpha) Phi_0 - eps/2 g + N(0, 2 alpha M)): its second term over the random ones
-    noise = math.sqrt((1 - cfg.alpha) ** 2 * cfg.phi_std**2 + 2 * cfg.alpha * cfg.mass)
-    drift_to_noise = cfg.eps / 2 * seen["force"] / noise
-    return seen["row"] | {"kinetic_temperature": (Phi.square() / cfg.mass).mean(), "drift_to_noise": drift_to_noise}
+    return seen.U, seen.columns(W)
+
+
+class SampleMeasures:
+    """What the tables want to know of one sample; it looks at the gradients that pass and changes nothing."""
+
+    def __init__(self, chain):
+        self.chain, self.calls = chain, 0
+
+    def gradient(self, X, U, g):
+        """Note a gradient g that was asked at X."""
+        if self.calls == 0:
+            self.U, self.force = U, rms(torch.as_tensor(g))
+            self.grad_norm = None if U is None else self.chain.G.norm()
+        self.X, self.calls = X, self.calls + 1
+
+    def columns(self, W):
+        """grad_norm, kinetic_temperature and drift_to_noise of the sample that ended in W."""
+        cfg = self.chain.cfg
+        Phi = cfg.mass * (W - self.X) / cfg.eps  # after the last computed half-kick: the last drift shows it
+        # the first drift is eps/M ((1 - alpha) Phi_0 - eps/2 g + N(0, 2 alpha M)): its second term over the random ones
+        noise = math.sqrt((1 - cfg.alpha) ** 2 * cfg.phi_std**2 + 2 * cfg.alpha * cfg.mass)
+        return {
+            "grad_norm": self.grad_norm,
+            "kinetic_temperature": (Phi.square() / cfg.mass).mean(),
+            "drift_to_noise": cfg.eps / 2 * self.force / noise,
+        }
 
 
 def learning_rate(cfg, epoch):
@@ -931,7 +708,7 @@ def learning_rate(cfg, epoch):
         return cfg.lr * (epoch + 1) / cfg.warmup_epochs
     if not cfg.cosine:
         return cfg.lr
-    done = min(1, (epoch - cfg.warmup_epochs) / (cfg.epochs - cfg.warmup_epochs))  # 1: beyond --epochs, 0 for good
+    done = (epoch - cfg.warmup_epochs) / (cfg.epochs - cfg.warmup_epochs)
     return cfg.lr * (1 + math.cos(math.pi * done)) / 2
 
 
@@ -952,7 +729,7 @@ def sgd_update(chain):
     """One update of encoder and predictor by SGD (A.5), after predictor_steps - 1 updates of the predictor alone.
 
     The Note's bound is tighter the better the predictor is, so it moves first, on the same encodings. Those partial
-    gradients stop at z and cost next to nothing: grad_evals counts whole ones.
+    gradients stop at z and cost next to nothing: grad_evals counts whole ones. Returns (U, measured columns).
     """
     cfg, (encoder, predictor) = chain.cfg, chain.optimisers
     lr = learning_rate(cfg, chain.step // chain.per_epoch)
@@ -962,201 +739,444 @@ def sgd_update(chain):
         chain.gradient(z1.detach(), z2.detach())
         predictor.step()
     U = chain.gradient(z1, z2)
-    chain.grad_evals += 1
     grad_norm = chain.G.norm()
     encoder.step()
     predictor.step()
-    return {"energy": U, "grad_norm": grad_norm}
+    return U, {"grad_norm": grad_norm}
 
 
-def advance(chain):
-    """One sample or update. What it leaves for the tables stays on the device until it is saved."""
-    t, grad_evals = chain.step, chain.grad_evals
-    chain.last = sghmc_sample(chain) if chain.cfg.method == "sghmc" else sgd_update(chain)
-    chain.step += 1
-    U = chain.last.get("energy")
-    watched = [chain.W, *chain.model.buffers()] + ([] if U is None else [U])
-    finite = torch.stack([x.isfinite().all() for x in watched]).all()
-    chain.pending.append((t, grad_evals, U, finite))
+# ----------------------------------------------------------------------------------------------- k-NN and diagnostics
+
+BLOCK = 1024  # images or queries at a time: bounds the memory of an evaluation
+RECALIBRATION = 8192  # images of the bank from which the BatchNorm statistics are estimated anew (D7)
+KNN_T = 0.1  # votes weigh exp((cos - 1) / KNN_T), as Wu et al. (2018) do
+
+
+@contextlib.contextmanager
+def full_float32():
+    """No gradients and no TF32: near collapse the differences between features shrink with their variance, and TF32
+    would report chance too early. (Matrix products are free of it by torch's default.)"""
+    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield
+
+
+def recalibrate(model, images):
+    """Replace all running statistics by the cumulative average over these uint8 images, as W is now (D7)."""
+    for m in model.modules():
+        if isinstance(m, nn.modules.batchnorm._BatchNorm):
+            m.reset_running_stats()
+            m.momentum = None  # cumulative average
+    model.train()
+    z = torch.cat([model.encoder(normalise(block)) for block in images.split(BLOCK)])
+    if len(z) > 1:  # one row has no variance
+        model.predictor(z)
+
+
+def load_model(path, recalibrate_on=None):
+    """The SimSiam network of a checkpoint or sample, in evaluation mode: normalise(uint8 images) -> (p, z).
+
+    The chain's running BatchNorm statistics lag behind its moving weights. `recalibrate_on`, training images as uint8
+    (N, 3, 32, 32), replaces them by those of these weights, as `--bn recalibrated` evaluates (D7). BadInput: no file
+    of this program.
+    """
+    model, saved = initial_network(0), read_checkpoint(path)
+    nn.utils.vector_to_parameters(saved["weights"], model.parameters())
+    model.load_state_dict(saved["buffers"], strict=False)
+    if recalibrate_on is not None:
+        with full_float32():
+            recalibrate(model, recalibrate_on)
+    return model.eval()
+
+
+def features(model, images, kind):
+    """Features (N, d) of uint8 images (N, 3, 32, 32), evaluation mode, no augmentation: z, d = 128, or trunk, 4,096."""
+    network = model.eval().encoder if kind == "z" else model.eval().encoder.trunk
+    return torch.cat([network(normalise(block)) for block in images.split(BLOCK)])
+
+
+def knn_accuracy(train, train_labels, test, test_labels, k):
+    """Share of test rows (N, d) whose class wins the weighted vote of the k training rows (M, d) nearest in cosine."""
+    train, classes = unit_rows(train), int(train_labels.max()) + 1
+    right = torch.zeros((), device=test.device)
+    for rows, labels in zip(unit_rows(test).split(BLOCK), test_labels.split(BLOCK), strict=True):
+        similarity, nearest = (rows @ train.T).topk(k, dim=1)
+        weight = ((similarity - 1) / KNN_T).exp()
+        votes = torch.zeros(len(rows), classes, device=rows.device).scatter_add_(1, train_labels[nearest], weight)
+        right += (votes.argmax(dim=1) == labels).sum()
+    return right.item() / len(test)
+
+
+def geometry(z):
+    """Signs of collapse in z (N, d): the columns center ... dead_samples of docs/columns.md."""
+    Z = unit_rows(z)
+    singular = torch.linalg.svdvals((z - z.mean(dim=0)).double())
+    p = singular / singular.sum().clamp_min(torch.finfo(torch.float64).tiny)
+    return {
+        "center": Z.mean(dim=0).norm().item(),
+        "z_std": (z.shape[1] ** 0.5 * Z.std(dim=0, correction=0).mean()).item(),
+        "effective_rank": torch.special.entr(p).sum().exp().item(),
+        "dead_samples": (z == 0).all(dim=1).float().mean().item(),
+    }
+
+
+def log_likelihood(p, z, similarity):
+    """log q_ij = log Q(z_j; mu = p_i) of the Note (B, B), up to its constant: log |cos|, cos or the unit Gaussian."""
+    if similarity == "l2":
+        return -torch.cdist(p.double(), z.double()).square() / 2
+    s = unit_rows(p) @ unit_rows(z).T
+    return s if similarity == "cos" else s.abs().clamp(torch.finfo(s.dtype).tiny, 1).log()
+
+
+def information(p1, z1, p2, z2, similarity):
+    """(mi, entropy, entropy_z) of the Note on a batch of B pairs, both directions averaged; mi <= log B.
+
+    NLL = -mean_i log q_ii,  entropy = -mean_j log mean_i q_ij,  mi = entropy - NLL (information over images, D19).
+    entropy is H(z) plus the divergence of z from the mixture of the predictions, so it falls when the predictor alone
+    learns. entropy_z estimates H(z) without it: the same kernel on the encodings, each by all others,
+    -mean_j log mean_{i != j} Q(z_j; z_i) (not in the Note).
+    """
+
+    def direction(p, z):
+        """(mi, entropy, entropy_z) of the targets z under the predictions p."""
+        log_q, log_k = log_likelihood(p, z, similarity), log_likelihood(z, z, similarity).fill_diagonal_(-math.inf)
+        entropy = -(log_q.logsumexp(dim=0) - math.log(len(log_q))).mean()
+        entropy_z = -(log_k.logsumexp(dim=0) - math.log(len(log_k) - 1)).mean()
+        return torch.stack([entropy + log_q.diagonal().mean(), entropy, entropy_z])
+
+    return ((direction(p1, z2) + direction(p2, z1)) / 2).tolist()
+
+
+def centering(chain, z1, z2):
+    """The columns o_z and centering: does the loss as it is draw the encodings to their centre (Zhang et al. 2022)?
+
+    o_z is the mean of the unit rows Z, both views; the column is its norm. centering is the mean over the rows of the
+    cosine between -dU/dz_a and o_z: positive towards the centre, negative away from it ("de-centering").
+    """
+    z1, z2 = z1.detach().requires_grad_(), z2.detach().requires_grad_()
+    with torch.enable_grad():
+        g1, g2 = torch.autograd.grad(energy(*chain.predict(z1, z2), chain.cfg.sg, chain.cfg.similarity), (z1, z2))
+    o_z = unit_rows(torch.cat([z1, z2]).detach()).mean(dim=0, keepdim=True)
+    towards = unit_rows(-torch.cat([g1, g2])) @ unit_rows(o_z).T
+    return {"o_z": o_z.norm().item(), "centering": towards.mean().item()}
+
+
+def batch_measures(chain):
+    """The columns of metrics.csv that belong to the last minibatch, in training mode; `loss` is SimSiam's own."""
+    similarity = chain.cfg.similarity
+    p1, z1, p2, z2 = (x.float() for x in chain.predict(*chain.encode(*chain.last_views())))
+    s12, s21 = cosines(p1, z1, p2, z2)
+    mi, entropy, entropy_z = information(p1, z1, p2, z2, similarity)
+    return {
+        "energy": energy(p1, z1, p2, z2, False, similarity).item(),
+        "loss": -((s12 + s21) / 2).mean().item(),
+        "negative_cos": (torch.cat([s12, s21]) < 0).float().mean().item(),
+        "mi": mi,
+        "entropy": entropy,
+        "entropy_z": entropy_z,
+    } | centering(chain, z1, z2)
+
+
+def fixed_subset(images, labels, count, kick):
+    """The first `count` of a fixed random order (all, in their own order, if None): the same in every run."""
+    if count is None or count == len(images):
+        return images, labels
+    chosen = torch.randperm(len(images), generator=generator(0, "subset", kick=kick))[:count].to(images.device)
+    return images[chosen], labels[chosen]
+
+
+def representation(cfg, model, data):
+    """The k-NN and geometry columns of a network, whose statistics are estimated anew (D7); None if not finite."""
+    bank, bank_labels = fixed_subset(data.train, data.train_labels, cfg.knn_train, 0)
+    test, test_labels = fixed_subset(data.test, data.test_labels, cfg.knn_test, 1)
+    if cfg.bn == "recalibrated":
+        count = min(RECALIBRATION, cfg.knn_train or len(data.train))
+        recalibrate(model, fixed_subset(data.train, data.train_labels, count, 0)[0])
+    test, bank = (features(model, images, cfg.knn_features) for images in (test, bank))
+    z = test if cfg.knn_features == "z" else model.encoder.head(test)
+    if not all(x.isfinite().all() for x in (bank, test, z)):  # an overflow in the network, W itself still finite
+        return None
+    mean, row = bank.mean(dim=0), geometry(z)
+    row["knn"] = knn_accuracy(bank, bank_labels, test, test_labels, cfg.knn_k)
+    row["knn_centered"] = knn_accuracy(bank - mean, bank_labels, test - mean, test_labels, cfg.knn_k)
+    largest_class = test_labels.bincount().max().item() / len(test_labels)
+    row["collapsed"] = "dead" if row["dead_samples"] > 0.5 else "constant" if row["center"] > 0.99 else "no"
+    row["at_chance"] = "yes" if row["knn"] <= 1.2 * largest_class else "no"
+    return row
+
+
+def evaluate(chain):
+    """The row of metrics.csv at W as it is now, a dictionary, but for the seconds; None if features or U overflow."""
+    chain = copy.copy(chain)
+    chain.model = copy.deepcopy(chain.model)  # the chain's own buffers and mode stay as they are (D7)
+    with full_float32():
+        row = representation(chain.cfg, chain.model, chain.data)
+        chain.model.train()
+        row = row and row | batch_measures(chain)
+    if row is None or not math.isfinite(row["energy"]):
+        return None
+    row |= {"step": chain.step, "grad_evals": chain.step * chain.gradients_per_step}
+    row |= {"distance": rms(chain.W - chain.start).item(), "weight_rms": rms(chain.W).item()}
+    return row | {name: x.item() for name, x in chain.measures.items() if x is not None}
+
+
+# ------------------------------------------------------------------------------------------------------ the run folder
+
+METRICS = (
+    "step grad_evals energy loss negative_cos knn knn_centered center z_std effective_rank dead_samples mi entropy "
+    "entropy_z o_z centering kinetic_temperature drift_to_noise distance weight_rms grad_norm collapsed at_chance "
+    "seconds"
+).split()
+VERSION = 3  # of config.json and checkpoint.pt
+NOT_IN_IDENTITY = ("samples", "updates", "eval_every", "keep_every", "device", "out")  # length, watching and places
+
+
+def identity(cfg, chain):
+    """What a chain and its tables are a function of: settings, and the content of the data and of --init."""
+    own = {name: value for name, value in asdict(cfg).items() if name not in NOT_IN_IDENTITY}
+    start = hashlib.sha256(chain.start.cpu().numpy()).hexdigest()[:16] if cfg.init else None
+    return own | {"data": chain.data.source, "init": start, "version": VERSION}
+
+
+def default_folder(cfg):
+    """runs/ plus the method and every setting of its identity that differs from the default."""
+    parts = [cfg.method]
+    for f in fields(cfg):
+        value, name = getattr(cfg, f.name), f.name.replace("_", "-")
+        if value != f.default and f.name not in ("method", *NOT_IN_IDENTITY):
+            if f.name in ("data", "init"):
+                value = "-".join(Path(value).parts[-2:]).removesuffix(".pt")
+            parts.append({True: name, False: f"no-{name}"}[value] if f.type is Switch else f"{name}-{value}")
+    return Path("runs") / re.sub(r"[^\w.+-]+", "-", "_".join(parts))
+
+
+def write_whole(path, content):
+    """Write bytes to a temporary name, to the disk, then rename: a reader sees the old file or the new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_tensors(path, content):
+    """Write a dictionary of tensors, numbers and texts as a file that torch.load reads with weights_only=True."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    path.parent.mkdir(exist_ok=True)
+    write_whole(path, buffer.getbuffer())
+
+
+def tables(rows, energies, gradients_per_step):
+    """{file name: bytes} of the tables of a run: metrics.csv, a row per evaluation, and energy.csv, one per step.
+
+    None is an empty cell; 9 digits tell any two float32 numbers apart.
+    """
+    per_step = [(t, t * gradients_per_step, U) for t, U in enumerate(energies)]
+    lines = {
+        "metrics.csv": [METRICS, *([row.get(name) for name in METRICS] for row in rows)],
+        "energy.csv": [("step", "grad_evals", "energy"), *per_step],
+    }
+
+    def cell(v):
+        return "" if v is None else f"{v:.9g}" if isinstance(v, float) else str(v)
+
+    return {name: "".join(",".join(map(cell, line)) + "\n" for line in table).encode() for name, table in lines.items()}
+
+
+def locked(path):
+    """Make the folder if need be and hold it; the lock is gone with its process, however that ends."""
+    with bad_input(f"--out {path}: cannot make this folder ({{}}); choose another"):
+        path.mkdir(parents=True, exist_ok=True)
+        lock = open(path / ".lock", "a")
+    with bad_input(f"--out {path} is in use by another process; wait for it or choose another"):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return lock
+
+
+def saved_run(path, mine, gradients_per_step):
+    """The checkpoint of the folder to go on from, None if nothing was saved yet; BadInput unless all in it fits.
+
+    Each save writes the tables before the checkpoint, and the first checkpoint comes before the first row. So a kill
+    leaves tables that begin with what the checkpoint holds; the rows behind it are computed again. Any other table was
+    changed by somebody, or has lost its checkpoint.
+    """
+    config, checkpoint = path / "config.json", path / "checkpoint.pt"
+    with bad_input(f"{config} cannot be read ({{}}); put it back or choose another --out"):
+        theirs = dict(json.loads(config.read_text())["identity"]) if config.exists() else None
+    results = ("checkpoint.pt", "metrics.csv", "energy.csv", "samples")
+    if theirs is None and any((path / name).exists() for name in results):
+        raise BadInput(f"--out {path} holds results but no config.json; put it back or choose another folder")
+    theirs = mine if theirs is None else theirs
+    differing = [f"{k} (there {theirs.get(k)}, here {v})" for k, v in mine.items() if theirs.get(k) != v]
+    if differing:
+        raise BadInput(f"--out {path} holds another chain: {', '.join(differing)}; choose another folder")
+    saved = read_checkpoint(checkpoint) if checkpoint.exists() else None
+    if saved and saved.get("identity") != mine:
+        raise BadInput(f"{checkpoint} is of another chain than config.json beside it; put the right one back")
+    begin = tables(*((saved["rows"], saved["energies"]) if saved else ([], [])), gradients_per_step)
+    for name, content in begin.items():
+        with bad_input(f"{path / name} cannot be read ({{}}); put it back or choose another --out"):
+            there = (path / name).read_bytes() if (path / name).exists() else b"" if saved else content
+        if not there.startswith(content) or (not saved and there != content):
+            why = "lacks or changes rows of" if saved else "holds rows, but there is no"
+            raise BadInput(f"{path / name} {why} {checkpoint}; put the file back or choose another --out")
+    return saved
 
 
 # ---------------------------------------------------------------------------------------------------------------- run
 
-
-class RunStopped(Exception):
-    """The run ended before its last step; what the last checkpoint holds is good. One line on stderr."""
-
-    def __init__(self, message, code=3):
-        super().__init__(message)
-        self.code = code
+CHECKPOINT_SECONDS = 60  # between checkpoints at most; evaluations, signals and the end save, too
 
 
 class Run:
     """A chain in its folder: the one loop of both methods, with tables, checkpoints and signals."""
 
-    def __init__(self, cfg):
-        """Read and check everything first: bad input must not change a file."""
+    def __init__(self, cfg, signals):
+        """Read and check everything first: bad input must not change a file.
+
+        `signals` fills with the signals received; the first one asks to save and stop.
+        """
+        self.cfg, self.signals, self.terminal = cfg, signals, sys.stdout is not None and sys.stdout.isatty()
         device = pick_device(cfg.device)
         init = read_checkpoint(cfg.init) if cfg.init else None
-        data = load_data(cfg.data, cfg.data_dir)
+        self.say(f"images: {cfg.data}", rewritten=True)  # a folder takes its time
+        data = load_data(cfg.data)
         check_sizes(cfg, data)
-        self.cfg, self.chain = cfg, Chain(cfg, data, init, device)
-        start = hashlib.sha256(self.chain.start.cpu().numpy()).hexdigest()[:16] if init else None
-        self.folder = RunFolder(cfg, identity(cfg, data, start))
-        self.saved = self.folder.load()
-        self.began = self.shown = time.monotonic()
-        if self.saved:
-            self.chain.restore(self.saved)
-            self.began -= self.saved["seconds"]
-        self.rows = self.saved["rows"] if self.saved else 0  # of metrics.csv
-        self.terminal = sys.stdout.isatty()
+        self.chain = Chain(cfg, data, init, device)
+        self.identity, self.path = identity(cfg, self.chain), Path(cfg.out) if cfg.out else default_folder(cfg)
+        self.lock = locked(self.path)
+        saved = saved_run(self.path, self.identity, self.chain.gradients_per_step)
+        self.rows, self.energies, seconds = [], [], 0.0  # of both tables; spent by earlier processes
+        if saved:
+            self.chain.restore(saved)
+            self.rows, self.energies, seconds = saved["rows"], saved["energies"], saved["seconds"]
+        software = {"python": sys.version.split()[0], "torch": torch.__version__, "numpy": np.__version__}
+        config = {"identity": self.identity, "settings": asdict(cfg), "software": software}
+        write_whole(self.path / "config.json", json.dumps(config, indent=1).encode())
+        self.shown = self.saved = time.monotonic()
+        self.began = self.shown - seconds
 
-    def go(self, signals):
-        """Run to the end; `signals` fills with the signals received, the first of which asks to save and stop."""
+    def go(self):
+        """Run to the end, or to the first signal."""
         cfg, chain = self.cfg, self.chain
-        self.say(f"{self.folder.path}: {opening(cfg, chain)}")
-        for f in fields(cfg):
-            value = getattr(cfg, f.name)
-            first = self.folder.settings.get(f.name, value)
-            if f.metadata["group"] == "evaluation" and f.name != "eval_every" and value != first:
-                self.say(f"note: {flag(f.name)} was {first} in the first rows of metrics.csv, now {value}")
-        if not self.saved:
-            if signals:
-                raise RunStopped("stopped before the first step; the same command begins it", 128 + signals[0])
+        left = max(0, chain.length - chain.step)
+        where = f"{chain.device}, {torch.get_num_threads()} threads" if chain.device.type == "cpu" else chain.device
+        self.say(f"{self.path}: {cfg.method} on {where}, {left:,} steps from step {chain.step:,}")
+        self.say(f"cost: {left * chain.gradients_per_step:,} gradients at batch {cfg.batch_size}")
+        if cfg.method == "sghmc" and cfg.sg:
+            self.say("note: a stop-gradient field is the gradient of no energy, so this chain samples no posterior")
+        if not self.rows and not self.signals:
+            self.save()  # before the first row: see saved_run
             self.say("step 0: evaluating the start")
             self.evaluate()
-            self.save()
         first, began = chain.step, time.monotonic()
-        while chain.step < chain.length and not signals:
-            advance(chain)
-            if chain.device.type == "cpu":  # elsewhere this look would wait for the sample; evaluate and save look too
-                self.check_finite(newest=True)
-            due = chain.step % cfg.eval_every == 0 or chain.step == chain.length
-            if due:
-                self.evaluate()
-            if cfg.keep_every and chain.step % cfg.keep_every == 0:  # before the checkpoint: a kill between them
-                self.check_finite()  # would lose the sample
-                self.folder.save(f"samples/{chain.step}.pt", chain.state())
-            if due or chain.step % cfg.checkpoint_every == 0:
-                self.save()
+        while chain.step < chain.length and not self.signals:
+            self.step()
             self.progress(chain.step - first, time.monotonic() - began)
-        if chain.step < chain.length:
+        if self.signals:
             self.save()
-            raise RunStopped(f"saved at step {chain.step}; the same command goes on from there", 128 + signals[0])
-        self.say(summary(self.folder.path, cfg.knn_test or len(chain.data.test)))
+            raise RunStopped(f"saved at step {chain.step}; the same command goes on from there", 128 + self.signals[0])
+        self.say(summary(self.rows, cfg.knn_test or len(chain.data.test)))
+        self.say(f"tables and checkpoint are in {self.path}/")
 
-    def check_finite(self, newest=False):
-        """RunStopped at the first step since the last save after which U or W was not finite: nothing bad is saved."""
-        steps = self.chain.pending[-1:] if newest else self.chain.pending
-        finite = torch.stack([step[3] for step in steps]).tolist() if steps else []
-        if not all(finite):
-            raise self.diverged("energy, weights or statistics", steps[finite.index(False)][0])
+    def step(self):
+        """One step of the chain, and what is due after it: kept sample, evaluation, checkpoint."""
+        cfg, chain = self.cfg, self.chain
+        chain.advance()
+        keep = cfg.keep_every and chain.step % cfg.keep_every == 0
+        if chain.device.type == "cpu" or keep:  # elsewhere this look would wait for the step; save looks, too
+            self.check_finite()
+        if keep:  # before the checkpoint: a kill between them would lose the sample
+            write_tensors(self.path / f"samples/{chain.step}.pt", chain.state())
+        if chain.step % cfg.eval_every == 0 or chain.step == chain.length:
+            self.evaluate()
+        elif time.monotonic() - self.saved > CHECKPOINT_SECONDS:
+            self.save()
 
-    def diverged(self, what, step):
-        remedy = "--eps (leapfrog is stable for eps < 2 sqrt(M / k), k the largest curvature of the energy)"
-        return RunStopped(
-            f"{what} are not finite at step {step}; the last good state is {self.folder.path}/checkpoint.pt; "
-            f"try a smaller {'--lr' if self.cfg.method == 'sgd' else remedy}"
-        )
+    def check_finite(self, finite=True):
+        """RunStopped if U, W or statistics were not finite since the last save: nothing bad is saved."""
+        if not (finite and self.chain.finite):
+            remedy = "--eps (leapfrog is stable for eps < 2 sqrt(M / k), k the largest curvature of the energy)"
+            raise RunStopped(
+                f"energy, weights or features are not finite at step {self.chain.step}; the last good state is "
+                f"{self.path}/checkpoint.pt; try a smaller {'--lr' if self.cfg.method == 'sgd' else remedy}",
+                3,
+            )
 
     def evaluate(self):
-        """Append the row of metrics.csv for W as it is now."""
-        chain = self.chain
+        """Add the row of metrics.csv for W as it is now, and save."""
         self.check_finite()
-        try:
-            row = {"step": chain.step, "grad_evals": chain.grad_evals} | evaluate(chain)
-        except FloatingPointError:
-            raise self.diverged("features", chain.step) from None
-        row |= {"distance": rms(chain.W - chain.start).item(), "weight_rms": rms(chain.W).item()}
-        row |= {name: value.item() for name, value in chain.last.items() if name != "energy"}
-        row["seconds"] = time.monotonic() - self.began
+        row = evaluate(self.chain)
+        self.check_finite(row is not None)
+        self.rows.append(row | {"seconds": time.monotonic() - self.began})
         self.say("step {step:,}: energy {energy:.4f}, k-NN {knn:.2%}, centre ratio {center:.4f}".format(**row))
-        self.folder.append("metrics.csv", [[row.get(name) for name in METRICS]])
-        self.rows += 1
+        self.save()
 
     def save(self):
-        """Write the energies since the last save, then the checkpoint."""
+        """Write the tables, then the checkpoint that goes on from them."""
         self.check_finite()
         chain = self.chain
-        energies = [step[2] for step in chain.pending]
-        values = torch.stack(energies).tolist() if energies and energies[0] is not None else energies
-        self.folder.append("energy.csv", [(*step[:2], U) for step, U in zip(chain.pending, values, strict=True)])
-        own = {"identity": self.folder.identity, "rows": self.rows, "seconds": time.monotonic() - self.began}
-        self.folder.save("checkpoint.pt", chain.state() | own)
-        chain.pending = []
+        new, chain.energies = chain.energies, []
+        self.energies += torch.stack(new).tolist() if new and new[0] is not None else new
+        for name, content in tables(self.rows, self.energies, chain.gradients_per_step).items():
+            write_whole(self.path / name, content)
+        own = {"identity": self.identity, "rows": self.rows, "energies": self.energies}
+        write_tensors(self.path / "checkpoint.pt", chain.state() | own | {"seconds": time.monotonic() - self.began})
+        self.saved = time.monotonic()
 
     def say(self, text, rewritten=False):
         """Print a line; on a terminal one that the next rewrites, if so wished."""
-        print(f"\r\033[K{text}" if self.terminal else text, end="" if self.terminal and rewritten else "\n", flush=True)
+        start, end = ("\r\033[K", "" if rewritten else "\n") if self.terminal else ("", "\n")
+        try:
+            print(start + text, end=end, flush=True)
+        except BrokenPipeError:  # the reader has gone, as `| head` does: save and stop
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            self.signals.append(signal.SIGPIPE)
 
     def progress(self, steps, seconds):
         """Rate and time left: after three steps, then twice a second on a terminal and every half minute elsewhere."""
         if steps == 3 or time.monotonic() - self.shown > (0.5 if self.terminal else 30):
-            self.shown, chain = time.monotonic(), self.chain
-            left = duration(seconds / steps * (chain.length - chain.step))
-            text = f"step {chain.step:,} of {chain.length:,}, {seconds / steps:.3g} s per step, {left} left"
-            self.say(text, rewritten=True)
-
-
-def duration(seconds):
-    """90 -> "1.5 min", for people."""
-    for size, name in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {name}"
-    return f"{seconds:.0f} s"
+            self.shown, chain, each = time.monotonic(), self.chain, seconds / steps
+            left = datetime.timedelta(seconds=round(each * (chain.length - chain.step)))
+            self.say(f"step {chain.step:,} of {chain.length:,}, {each:.3g} s per step, {left} left", rewritten=True)
 
 
 def pick_device(name):
     """The torch.device of --device, tried out; BadInput if it cannot be used."""
-    try:
+    with bad_input(f"--device {name} cannot be used here ({{}}); try --device cpu"):
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
         if device.type not in ("cpu", "cuda"):
             raise ValueError("only cpu and cuda are supported")
         torch.randn(1, generator=torch.Generator(device), device=device)
-    except Exception as error:  # an unknown name, no driver, no such number: many types
-        raise BadInput(f"--device {name} cannot be used here ({one_line(error)[:80]}); try --device cpu") from None
     return device
 
 
 def check_sizes(cfg, data):
-    """BadInput where the data are smaller than what the settings ask of them."""
-    for name, asked, there in (
-        ("--batch-size", cfg.batch_size, len(data.train)),
-        ("--knn-train", cfg.knn_train, len(data.train)),
-        ("--knn-test", cfg.knn_test, len(data.test)),
-        ("--knn-k", cfg.knn_k, cfg.knn_train or len(data.train)),
-    ):
-        if asked and asked > there:
-            raise BadInput(f"{name} {asked}: there are only {there} images for it; give at most that")
+    """BadInput where the settings ask for more images than there are, or for more updates than the schedule has."""
+    train, test = len(data.train), len(data.test)
+    there = {"batch_size": train, "knn_train": train, "knn_test": test, "knn_k": cfg.knn_train or train}
+    for name, count in there.items():
+        if (getattr(cfg, name) or 0) > count:
+            raise BadInput(f"{flag(name)} {getattr(cfg, name)}: there are only {count} images; give at most that")
+    horizon = cfg.epochs * (train // cfg.batch_size)
+    if cfg.method == "sgd" and cfg.cosine and (cfg.updates or 0) > horizon:
+        raise BadInput(f"--updates {cfg.updates}: the learning rate is 0 from {horizon} on; give more --epochs")
 
 
-def opening(cfg, chain):
-    """What this run is and what it will cost."""
-    per_step, left, horizon = 1, max(0, chain.length - chain.step), cfg.epochs * chain.per_epoch
-    if cfg.method == "sghmc":
-        per_step = (2 * cfg.L - 1 if cfg.batch_per == "kick" else cfg.L) * (cfg.energy_scale > 0)
-    threads = f" ({torch.get_num_threads()} threads)" if chain.device.type == "cpu" else ""
-    text = f"{cfg.method} on {chain.device}{threads} from step {chain.step:,}, "
-    text += f"{left:,} steps = {left * per_step:,} gradients"
-    if cfg.method == "sghmc" and cfg.sg:
-        text += "\nnote: a stop-gradient field is not the gradient of any energy, so this chain samples no posterior"
-    if cfg.method == "sgd" and cfg.cosine and chain.length > horizon:
-        text += f"\nnote: the learning rate is 0 from update {horizon:,} on, where the {cfg.epochs} --epochs end"
-    return text
-
-
-def summary(path, tests):
+def summary(rows, tests):
     """The verdict, from the first and the last row of metrics.csv; k-NN was taken on this many test images."""
-    with open(path / "metrics.csv", newline="") as file:
-        first, *_, last = 2 * list(csv.DictReader(file))
-    start, end = float(first["knn"]), float(last["knn"])
-    text = f"done: collapsed: {last['collapsed']} (centre ratio {float(last['center']):.4f}), at chance: "
-    text += f"{last['at_chance']}, k-NN {start:.2%} at the start, {end:.2%} at step {int(last['step']):,} "
+    start, end, last = rows[0]["knn"], rows[-1]["knn"], rows[-1]
+    text = f"done: collapsed: {last['collapsed']} (centre ratio {last['center']:.4f}), at chance: {last['at_chance']}, "
+    text += f"k-NN {start:.2%} at the start, {end:.2%} at step {last['step']:,} "
     text += f"(standard error {math.sqrt(end * (1 - end) / tests):.2%})"
-    if last["drift_to_noise"]:
-        ratio = float(last["drift_to_noise"])
-        text += f"\nin the first drift of the last sample the gradient's part was {ratio:.1g} of the noise's"
-    return f"{text}\ntables and checkpoint are in {path}/"
+    if "drift_to_noise" in last:
+        text += "\nin the first drift of the last sample the gradient's part was "
+        text += f"{last['drift_to_noise']:.1g} of the noise's"
+    return text
 
 
 # ------------------------------------------------------------------------------------------------------- command line
@@ -1164,42 +1184,34 @@ def summary(path, tests):
 
 class Parser(argparse.ArgumentParser):
     def error(self, message):
-        unknown = re.findall("^unrecognized arguments: (--[^ =]+)", message)
-        near = [name for word in unknown for name in difflib.get_close_matches(word, self._option_string_actions, n=1)]
-        raise BadInput(message + (f"; did you mean {near[0]}?" if near else " (--help lists the settings)"))
-
-
-EXAMPLES = {  # for --help
-    "method": "--method sgd --no-sg --similarity cos                  SGD without stop-gradient: it collapses",
-    "SGHMC": "--no-sg --eps 1e-2 --L 5 --samples 2000                a chain of Figure 1, shorter",
-    "SGD": "--method sgd --lr 3e-3 --updates 4850 --no-cosine      50 epochs at a constant rate after the warm-up",
-    "data": "--data photos --batch-size 128                         photos/train/cat/1.png, photos/test/cat/2.png, ...",
-    "evaluation": "--eval-every 50 --knn-train 5000 --knn-test 2000       often, on fixed subsets",
-    "system": "--init runs/a/checkpoint.pt --seed 1                   from another run's last state",
-}
+        raise BadInput(f"{message} (--help lists the settings)")
 
 
 def parse(argv):
-    """(Config, the settings that were given): the command line is made from the fields of Config."""
+    """The Config of a command line, which is made from the fields of Config; BadInput says what is wrong with it."""
     parser = Parser(
-        usage="python simsiam_sghmc.py [SETTING VALUE] ...", allow_abbrev=False, argument_default=argparse.SUPPRESS,
-        description=__doc__.split("\n\n")[0], epilog="The same command again resumes. [ ]: default; D1 ...: README.md.",
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=34, width=120),
+        usage="python simsiam_sghmc.py [SETTING VALUE] ...", description=__doc__.split("\n\n")[0],
+        epilog="The same command again resumes. [ ]: default; D1 ...: docs/decisions.md.",
+        formatter_class=functools.partial(argparse.HelpFormatter, max_help_position=34, width=120),
+        allow_abbrev=False, argument_default=argparse.SUPPRESS,
     )  # fmt: skip
     groups = {}
     for f in fields(Config):
-        group, kind, text = (f.metadata[k] for k in ("group", "kind", "text"))
-        groups[group] = groups.get(group) or parser.add_argument_group(group, "example: " + EXAMPLES[group])
-        options = {"type": kind, "metavar": {int: "N", float: "X", str: "NAME"}.get(kind)}
-        if kind is bool:
+        group, text, read, words = *f.metadata.values(), f.type.__origin__, f.type.__metadata__[0]
+        groups[group] = groups.get(group) or parser.add_argument_group(group)
+        options = {"type": read, "metavar": words if "|" in words else {int: "N", float: "X"}.get(read, "NAME")}
+        if read is bool:
             options = {"action": argparse.BooleanOptionalAction}
-        elif isinstance(kind, tuple):
-            options = {"choices": kind}
-        default = ("off", "on")[f.default] if kind is bool else f.default
+        default = ("off", "on")[f.default] if read is bool else f.default
         text += "" if default is None else f" [{default}]"
         groups[group].add_argument(flag(f.name), help=text.replace("%", "%%"), **options)
     given = vars(parser.parse_args(argv))
-    return Config(**given), given
+    cfg = Config(**given)
+    other = "SGD" if cfg.method == "sghmc" else "SGHMC"
+    for f in fields(cfg):
+        if f.name in given and f.metadata["group"] == other:
+            raise BadInput(f"{flag(f.name)} is a setting of {other}, and this is --method {cfg.method}; leave it out")
+    return cfg
 
 
 @contextlib.contextmanager
@@ -1211,7 +1223,7 @@ def caught_signals():
         if received:
             os._exit(128 + signum)
         received.append(signum)
-        with contextlib.suppress(OSError):  # not print(): the handler may have interrupted one
+        with contextlib.suppress(OSError):  # not print(): this may have interrupted one
             os.write(1, b"\nstopping after this step (a second signal ends at once)\n")
 
     main_thread = threading.current_thread() is threading.main_thread()  # only there can handlers be set
@@ -1224,10 +1236,7 @@ def caught_signals():
 
 
 def keep_freed_memory():
-    """Ask glibc to keep freed memory in the process instead of returning each large tensor to the system.
-
-    Fresh pages are zeroed by the kernel: on the CPU that took 5 to 40 % of a gradient at batch 512.
-    """
+    """Ask glibc to keep freed memory: fresh pages, zeroed by the kernel, took 5 to 40 % of a gradient at batch 512."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
         mallopt(-4, 0)  # M_MMAP_MAX: no block gets a mapping of its own
@@ -1235,26 +1244,24 @@ def keep_freed_memory():
 
 
 def main(argv=None):
-    """The command line; returns the exit code: 0 done, 2 bad input, 3 stopped at run time, 130 and 143 by a signal."""
+    """The command line. Exit codes: 0 done, 2 bad input, 3 stopped at run time, 130, 141 and 143 by a signal."""
     try:
-        cfg, given = parse(argv)
-        for f in fields(cfg):
-            if f.name in given and f.metadata["group"] == ("SGD" if cfg.method == "sghmc" else "SGHMC"):
-                print(f"note: --method {cfg.method} does not use {flag(f.name)}")
+        cfg = parse(argv)
         with caught_signals() as signals:
-            run = Run(cfg)
+            run = Run(cfg, signals)
             keep_freed_memory()  # not before: what loading the data needed for a moment would be kept too
-            run.go(signals)
+            run.go()
         return 0
-    except (BadInput, RunStopped) as error:
-        code, message = error.code, str(error)  # the exception itself would keep the run, and with it the lock
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+    except (BadInput, RunStopped) as error:  # kept, it would keep the run, and with it the lock
+        message, code = (*error.args, 2)[:2]
+    except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise
         code, message = 3, f"out of memory ({one_line(error)[:80]}); give a smaller --batch-size"
     except OSError as error:  # disk full, folder gone: write_whole left the last checkpoint as it was
         code, message = 3, f"cannot write the run ({one_line(error)}); mend that, then the same command goes on"
-    print(f"simsiam_sghmc: {message}", file=sys.stderr)
+    if code != 128 + signal.SIGPIPE:  # nobody reads: quiet, as other tools are
+        print(f"simsiam_sghmc: {message}", file=sys.stderr)
     return code
 
 

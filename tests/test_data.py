@@ -6,7 +6,6 @@ import io
 import pickle
 import tarfile
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -31,7 +30,7 @@ def test_gratings_are_balanced_and_a_function_of_the_seed():
 
 
 def test_an_image_folder_is_read_in_class_order_and_resized(pictures, tmp_path):
-    data = s.load_data(str(pictures), "")
+    data = s.load_data(str(pictures))
     assert data.train.shape == (24, 3, 32, 32) and data.test.shape == (12, 3, 32, 32)
     assert data.train_labels.tolist() == [0] * 8 + [1] * 8 + [2] * 8
     means = data.train.float().mean(dim=(2, 3))
@@ -40,18 +39,18 @@ def test_an_image_folder_is_read_in_class_order_and_resized(pictures, tmp_path):
         for label in ("a", "b"):
             (tmp_path / split / label).mkdir(parents=True)
             Image.new("L", (50, 20), 90).save(tmp_path / split / label / "grey.jpg")
-    assert (s.load_data(str(tmp_path), "").train == 90).all()
+    assert (s.load_data(str(tmp_path)).train == 90).all()
 
 
 def test_the_identity_of_a_folder_is_its_training_images_and_not_its_path(pictures, tmp_path):
-    first = s.load_data(str(pictures), "").identity
+    first = s.load_data(str(pictures)).source
     (tmp_path / "moved").symlink_to(pictures)
-    assert s.load_data(str(tmp_path / "moved"), "").identity == first
+    assert s.load_data(str(tmp_path / "moved")).source == first
     for split in ("train", "test"):
         for label in ("a", "b"):
             (tmp_path / split / label).mkdir(parents=True)
             Image.new("RGB", (32, 32), (1, 2, 3)).save(tmp_path / split / label / "x.png")
-    assert s.load_data(str(tmp_path), "").identity != first
+    assert s.load_data(str(tmp_path)).source != first
 
 
 # ------------------------------------------------------------------------------------------------- CIFAR-10's download
@@ -81,7 +80,7 @@ def server(monkeypatch):
     """A web server that serves the archive as `how` asks; torchvision is told its address and checksums."""
     archive, sums = cifar_archive(np.random.default_rng(0))
     served = {"good": archive, "truncated": archive[: len(archive) // 2], "changed": archive[:-20] + bytes(20)}
-    state = {"how": "good", "requests": 0, "pause": 0}
+    state = {"how": "good", "requests": 0, "before answer": lambda: None}
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -90,10 +89,8 @@ def server(monkeypatch):
             self.send_response(200 if body else 404)
             self.send_header("Content-Length", str(len(body or b"")))
             self.end_headers()
-            half = len(body or b"") // 2
-            for part in (body[:half], body[half:]) if body else ():
-                self.wfile.write(part)
-                time.sleep(state["pause"])
+            state["before answer"]()
+            self.wfile.write(body or b"")
 
         do_HEAD = do_GET
 
@@ -101,7 +98,7 @@ def server(monkeypatch):
             pass
 
     httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True).start()
     monkeypatch.setattr(CIFAR10, "url", f"http://127.0.0.1:{httpd.server_port}/cifar-10-python.tar.gz")
     monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(archive).hexdigest())
     monkeypatch.setattr(CIFAR10, "train_list", [[f"data_batch_{i}", sums[f"data_batch_{i}"]] for i in range(1, 6)])
@@ -109,40 +106,55 @@ def server(monkeypatch):
     monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": sums["batches.meta"]})
     yield state
     httpd.shutdown()
+    httpd.server_close()
 
 
-def test_cifar10_is_downloaded_once_then_read_from_the_disk(server, tmp_path):
-    data = s.load_data("cifar10", str(tmp_path / "data"))
+def test_cifar10_is_downloaded_once_then_read_from_the_disk(server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = s.load_data("cifar10")
     assert data.train.shape == (100, 3, 32, 32) and data.test.shape == (20, 3, 32, 32)
     first = np.random.default_rng(0).integers(0, 256, (20, 3072), dtype=np.uint8)
     assert torch.equal(data.train[:20].flatten(1), torch.from_numpy(first))
     asked = server["requests"]
-    assert asked > 0 and torch.equal(s.load_data("cifar10", str(tmp_path / "data")).train, data.train)
+    assert asked > 0 and torch.equal(s.load_data("cifar10").train, data.train)
+    monkeypatch.chdir("/")
+    there = s.load_data(str(tmp_path / "data"))  # the folder by its name: the same data, and the same chain
+    assert all(torch.equal(a, b) for a, b in zip(there[:4], data[:4], strict=True)) and there.source == data.source
     assert server["requests"] == asked
 
 
-def test_runs_that_start_at_once_download_once(server, tmp_path):
-    s.load_data("cifar10", str(tmp_path / "alone"))
-    once, server["pause"] = server["requests"], 0.3
+def test_runs_that_start_at_once_download_once(server, tmp_path, monkeypatch):
+    for name in ("alone", "both"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "alone")
+    s.load_data("cifar10")
+    once, flock, at_the_lock = server["requests"], s.fcntl.flock, threading.Barrier(2)
+    in_turn = iter([lambda: None, at_the_lock.wait])  # the second one says so when it comes to the lock
+    monkeypatch.setattr(s.fcntl, "flock", lambda *a: (next(in_turn)(), flock(*a)))
+    first = iter([lambda: at_the_lock.wait(timeout=120)])  # the first one's download waits for that
+    server["before answer"] = lambda: next(first, lambda: None)()
+    monkeypatch.chdir(tmp_path / "both")
     with ThreadPoolExecutor(2) as pool:
-        both = list(pool.map(lambda _: s.load_data("cifar10", str(tmp_path / "data")), range(2)))
+        both = list(pool.map(lambda _: s.load_data("cifar10"), range(2)))
     assert torch.equal(both[0].train, both[1].train) and server["requests"] == 2 * once
 
 
 @pytest.mark.parametrize("how", ["truncated", "changed", "absent"])
-def test_a_bad_download_is_one_line_that_names_the_other_choices(server, tmp_path, capfd, how):
+def test_a_bad_download_is_one_line_that_names_the_other_choices(server, tmp_path, capfd, monkeypatch, how):
+    monkeypatch.chdir(tmp_path)
     server["how"] = how
     out = tmp_path / "run"
-    assert s.main(["--data", "cifar10", "--data-dir", str(tmp_path / "data"), "--out", str(out)]) == 2
+    assert s.main(["--data", "cifar10", "--out", str(out)]) == 2
     message = capfd.readouterr().err.strip().splitlines()[-1]
     assert "CIFAR-10" in message and "--data gratings" in message and "--data FOLDER" in message
     assert not out.exists()
     server["how"] = "good"  # and the next try succeeds in the same folder
-    assert len(s.load_data("cifar10", str(tmp_path / "data")).train) == 100
+    assert len(s.load_data("cifar10").train) == 100
 
 
 def test_without_a_network_the_message_is_the_same(tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
-    assert s.main(["--data-dir", str(tmp_path / "data"), "--out", str(tmp_path / "run")]) == 2
+    monkeypatch.chdir(tmp_path)
+    assert s.main(["--out", "run"]) == 2
     message = capfd.readouterr().err
     assert all(words in message for words in ("CIFAR-10", "--data gratings", "--data FOLDER"))

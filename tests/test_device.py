@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import simsiam_sghmc
-from simsiam_sghmc import Chain, Config, Images, advance
+from simsiam_sghmc import Chain, Config, Images
 
 META = torch.device("meta")
 READS = {"_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select", "unique", "_unique2"}
@@ -96,7 +96,7 @@ def meta_chain(monkeypatch):
         chain = Chain(cfg, Images(images, labels, images, labels, "none"), None, META)
         monkeypatch.setattr(simsiam_sghmc, "generator", generator)
         chain.autocast = contextlib.nullcontext
-        advance(chain)
+        chain.advance()
         return chain
 
     return make
@@ -106,6 +106,6 @@ def meta_chain(monkeypatch):
 def test_the_host_never_waits_for_the_device_within_a_step(meta_chain, settings):
     chain = meta_chain(settings)
     with Operators() as operators, Constants() as constants:
-        advance(chain)
+        chain.advance()
     assert not operators.waiting and not constants.waiting
     assert operators.count > 20 and chain.step == 2 and chain.W.device == META

@@ -10,17 +10,20 @@ import pickle
 import random
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import LINE
+from conftest import LINE, command
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_chain import assert_same_run, read
@@ -40,15 +43,153 @@ def contents(folder):
     return {p: p.read_bytes() if p.is_file() else None for p in Path(folder).rglob("*")}
 
 
-# ------------------------------------------------------------------------------------------------- a damaged run folder
+class Killed(BaseException):
+    """Ends a run in this process where kill -9 would end it."""
 
 
-def test_a_torn_last_line_is_mended_and_the_run_goes_on(run, begun, chains):
-    for name in ("metrics.csv", "energy.csv"):
-        with open(begun / name, "a") as file:
-            file.write("3,9,1.")
-    assert run(f"{LINE} 4")[0] == 0
-    assert_same_run(chains[4], begun)
+def killed(*_):
+    raise Killed
+
+
+def results(folder):
+    """Its contents but for config.json, which each start that is no bad input writes."""
+    return {p: content for p, content in contents(folder).items() if p.name != "config.json"}
+
+
+# ------------------------------------------------------------------------------- what lies in the folder of a run
+
+
+TABLES = ("metrics.csv", "energy.csv")
+# Does the chain of two samples go on to four, to the same bits as without a stop ("on"), or is the folder refused?
+GOES_ON = """
+                 checkpoint:
+    tables:      there  missing  older  newer  of-another  altered  shorter
+    there        on     no       on     no     no          no       no
+    missing      no     on       no     no     no          no       no
+    header       no     on       no     no     no          no       no
+    older        no     no       on     no     no          no       no
+    newer        on     no       on     on     no          no       no
+    of-another   no     no       no     no     no          no       no
+    altered      no     no       no     no     no          no       no
+    shorter      no     no       on     no     no          no       no
+    torn         no     no       on     no     no          no       no
+    longer       on     no       on     no     no          no       no
+"""
+NAMES, *ROWS = [line.split() for line in GOES_ON.strip().splitlines()[1:]]
+PAIRS = [(row[0], name, outcome) for row in ROWS for name, outcome in zip(NAMES[1:], row[1:], strict=True)]
+
+
+def walk(chain):
+    """A step that costs little and depends on the seed, the step and all weights before."""
+    g = s.generator(chain.cfg.seed, "noise", chain.step)
+    chain.W += torch.randn(len(chain.W), generator=g)
+    chain.energies.append(chain.W.norm())
+    chain.step += 1
+
+
+def walk_row(chain):
+    counts = {"step": chain.step, "grad_evals": chain.step * chain.gradients_per_step, "energy": float(chain.W.norm())}
+    return counts | {"knn": 0.5, "center": 0.5, "collapsed": "no", "at_chance": "no"}
+
+
+@contextlib.contextmanager
+def walking():
+    """In here the chain is a cheap walk and its rows are cheap: what is tested is the folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(s.Chain, "advance", walk)
+        patch.setattr(s, "evaluate", walk_row)
+        yield patch
+
+
+@pytest.fixture(scope="session")
+def sources(pictures, tmp_path_factory):
+    """The folder of one run, copied after 0, 2 and 4 samples; one without a stop, one of another seed after 2."""
+    root = tmp_path_factory.mktemp("sources")
+    folders = {name: root / name for name in ("older", "there", "newer", "whole", "of-another")}
+    with walking() as patch:
+        patch.setattr(s.Chain, "advance", killed)
+        with contextlib.suppress(Killed):
+            s.main(command(pictures, folders["older"], f"{LINE} 2"))
+    with walking():
+        for earlier, later, samples in (("older", "there", 2), ("there", "newer", 4)):
+            shutil.copytree(folders[earlier], folders[later])
+            assert s.main(command(pictures, folders[later], f"{LINE} {samples}")) == 0
+        assert s.main(command(pictures, folders["whole"], f"{LINE} 4")) == 0
+        assert s.main(command(pictures, folders["of-another"], f"{LINE} 2 --seed 1")) == 0
+    return folders
+
+
+@pytest.fixture
+def held(sources, tmp_path):
+    """A run folder of the test's own, tmp_path/run, that holds two samples of the walk, which goes on in this test."""
+    with walking():
+        yield shutil.copytree(sources["there"], tmp_path / "run")
+
+
+def altered_row(content):
+    """The table with another last digit in its first row."""
+    header, row, *rest = content.splitlines(keepends=True)
+    return b"".join([header, row[:-2] + (b"1" if row[-2:-1] != b"1" else b"2") + b"\n", *rest])
+
+
+CHANGES = {
+    "altered": altered_row,
+    "shorter": lambda content: b"".join(content.splitlines(keepends=True)[:-1]),
+    "torn": lambda content: content[:-3],
+    "header": lambda content: content.splitlines(keepends=True)[0],
+    "longer": lambda content: content + b"3,9,1.",  # a torn row of what a kill undid
+}
+
+
+def put(folder, name, state, sources):
+    """Bring a table or checkpoint.pt of the folder into this state."""
+    path = folder / name
+    path.unlink(missing_ok=True)
+    if state in sources:
+        path.write_bytes((sources[state] / name).read_bytes())
+    elif name in TABLES and state in CHANGES:
+        path.write_bytes(CHANGES[state]((sources["there"] / name).read_bytes()))
+    elif state == "shorter":
+        path.write_bytes((sources["there"] / name).read_bytes()[:-100_000])
+    elif state == "altered":
+        saved = torch.load(sources["there"] / name, weights_only=True)
+        saved["rows"][0]["knn"] += 0.125
+        torch.save(saved, path)
+    else:
+        assert state == "missing"
+
+
+def refused(run, folder, *words):
+    """The chain is not gone on with in this folder: one line, exit code 2, and nothing in it is changed."""
+    before = contents(folder)
+    code, _, err, _ = run(f"{LINE} 4")
+    assert code == 2 and contents(folder) == before
+    one_line(err, *words)
+
+
+@pytest.mark.parametrize("tables, checkpoint, outcome", PAIRS)
+def test_tables_and_checkpoint_that_fit_go_on_to_the_same_end_and_others_are_refused(
+    run, held, sources, tables, checkpoint, outcome
+):
+    for name, state in (*zip(TABLES, (tables, tables), strict=True), ("checkpoint.pt", checkpoint)):
+        put(held, name, state, sources)
+    if outcome == "on":
+        assert run(f"{LINE} 4")[0] == 0
+        assert_same_run(sources["whole"], held)
+    else:
+        refused(run, held, "checkpoint.pt")
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("state", ["missing", "older", "of-another", "altered", "shorter", "torn", "header"])
+def test_one_table_that_does_not_fit_is_named(run, held, sources, name, state):
+    for table in TABLES:
+        put(held, table, state if table == name else "there", sources)
+    put(held, "checkpoint.pt", "there", sources)
+    refused(run, held, name, "put the file back")
+    (held / "checkpoint.pt").unlink()
+    if state not in ("missing", "header"):
+        refused(run, held, ".csv", "no", "checkpoint.pt")
 
 
 DAMAGE = {
@@ -59,49 +200,94 @@ DAMAGE = {
     "a cell more": lambda row: row + ",1",
     "a foreign character": lambda row: row[:-1] + "\0",
     "empty": lambda row: "",
+    "another line break": lambda row: row + "\r",
 }
 
 
-@pytest.mark.parametrize("name", ["metrics.csv", "energy.csv"])
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_damage_before_the_last_line_is_named_and_nothing_is_overwritten(run, begun, name, damage):
-    head, row, last = (begun / name).read_text().splitlines()
-    (begun / name).write_text("\n".join([head, DAMAGE[damage](row), last, ""]))
-    before = contents(begun)
-    code, _, err, _ = run(f"{LINE} 4")
-    assert code == 2 and contents(begun) == before
-    one_line(err, f"{name} is damaged in line {3 if damage in ('twice', 'out of order') else 2}", "put the file back")
+@pytest.mark.parametrize("name", TABLES)
+def test_every_damage_to_a_row_is_named_and_nothing_is_overwritten(held, name):
+    saved = torch.load(held / "checkpoint.pt", weights_only=True)
+    head, row, last = (held / name).read_text().splitlines()
+    for damage in DAMAGE.values():
+        (held / name).write_text("\n".join([head, damage(row), last, ""]), newline="")
+        before = contents(held)
+        with pytest.raises(s.BadInput, match=f"{name} lacks or changes rows of .*put the file back"):
+            s.saved_run(held, saved["identity"], 3)
+        assert contents(held) == before
 
 
-def test_a_table_with_another_header_is_named_and_not_overwritten(run, begun):
-    for name in ("metrics.csv", "energy.csv"):
-        good = (begun / name).read_text()
-        (begun / name).write_text(good.replace("step", "sample", 1))
-        before = contents(begun)
-        code, _, err, _ = run(f"{LINE} 4")
-        assert code == 2 and contents(begun) == before
-        one_line(err, f"{name} is damaged in line 1")
-        (begun / name).write_text(good)
+def test_a_table_with_another_header_is_named_and_not_overwritten(run, held):
+    for name in TABLES:
+        good = (held / name).read_text()
+        (held / name).write_text(good.replace("step", "sample", 1))
+        refused(run, held, name, "put the file back")
+        (held / name).write_text(good)
 
 
-@pytest.mark.parametrize("lost", ["the last line break", "a row"])
-def test_no_saved_row_of_metrics_is_lost_in_silence(run, begun, lost):
-    table = begun / "metrics.csv"
-    lines = table.read_text().splitlines(keepends=True)
-    table.write_text("".join(lines)[:-1] if lost == "the last line break" else lines[0] + lines[2])
-    before = contents(begun)
-    code, _, err, _ = run(f"{LINE} 4")
-    assert code == 2 and contents(begun) == before
-    one_line(err, "metrics.csv")
+@pytest.mark.parametrize("name", [*TABLES, "checkpoint.pt", "config.json"])
+def test_a_folder_in_the_place_of_a_file_is_named(run, held, name):
+    (held / name).unlink()
+    (held / name).mkdir()
+    refused(run, held, name)
 
 
-@pytest.mark.parametrize("name", ["metrics.csv", "energy.csv"])
-def test_a_lost_table_is_not_silently_begun_anew(run, begun, name):
-    (begun / name).unlink()
-    before = contents(begun)
-    code, _, err, _ = run(f"{LINE} 4")
-    assert code == 2 and contents(begun) == before
-    one_line(err, name, "lacks")
+def changed_config(held, sources, state):
+    """Bring config.json into this state."""
+    path = held / "config.json"
+    config = json.loads(path.read_text())
+    versions = {"older": 2, "newer": 4}
+    if state in versions:
+        config["identity"]["version"] = versions[state]
+    content = {
+        "there": path.read_text(),
+        "of-another": (sources["of-another"] / "config.json").read_text(),
+        "shorter": path.read_text()[:-100],
+        "altered": path.read_text().replace('"identity"', '"identify"'),
+        "of version 2": json.dumps({"version": 2, "identity": {"method": "sghmc"}, "settings": {}}),
+        "without identity": "{}",
+        "of no identity": '{"identity": {}}',
+        "a list": "[]",
+    } | dict.fromkeys(versions, json.dumps(config))
+    path.unlink()
+    if state != "missing":
+        path.write_text(content[state])
+
+
+READABLE = ["older", "newer", "of-another", "of version 2", "of no identity"]
+CONFIGS = ["there", "missing", *READABLE, "altered", "shorter", "without identity", "a list"]
+
+
+@pytest.mark.parametrize("state", CONFIGS)
+def test_a_config_of_another_chain_or_none_is_named_and_nothing_is_overwritten(run, held, sources, state):
+    changed_config(held, sources, state)
+    if state == "there":
+        assert run(f"{LINE} 4")[0] == 0
+        assert_same_run(sources["whole"], held)
+        return
+    refused(run, held, "another chain" if state in READABLE else "config.json")
+    for table in TABLES:
+        (held / table).unlink()
+    refused(run, held)  # the checkpoint alone
+    (held / "checkpoint.pt").unlink()
+    if state != "missing":  # without any file the folder is a new one
+        refused(run, held)
+
+
+def test_kept_samples_without_a_config_are_not_overwritten(run, held):
+    shutil.rmtree(held)
+    (held / "samples").mkdir(parents=True)
+    (held / "samples/2.pt").write_text("precious")
+    assert run(f"{LINE} 2 --keep-every 2")[0] == 2
+    assert (held / "samples/2.pt").read_text() == "precious"
+
+
+def test_another_config_beside_everything_of_another_chain_is_refused_for_its_setting(run, held, sources):
+    for name in ("config.json", "checkpoint.pt", *TABLES):
+        (held / name).write_bytes((sources["of-another"] / name).read_bytes())
+    refused(run, held, "another chain: seed (there 1, here 0)")
+
+
+# ------------------------------------------------------------------------------------------------ unusable checkpoints
 
 
 class Evil:
@@ -129,10 +315,7 @@ def bad_checkpoints():
 def test_an_unusable_checkpoint_is_named_executes_nothing_and_stays(run, begun, kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     bad_checkpoints()[kind](begun / "checkpoint.pt")
-    before = contents(begun)
-    code, _, err, _ = run(f"{LINE} 4")
-    assert code == 2 and contents(begun) == before
-    one_line(err, "checkpoint.pt")
+    refused(run, begun, "checkpoint.pt")
     if kind != "another chain":  # which --init may be
         code, _, err, _ = run(f"{LINE} 4 --init {begun}/checkpoint.pt", "other")
         assert code == 2 and not (tmp_path / "other").exists()
@@ -158,59 +341,38 @@ def test_an_init_that_is_not_finite_is_refused(run, begun, tmp_path, value):
     one_line(err, "bad.pt", "not finite")
 
 
-def test_the_config_of_another_version_and_another_chain_is_named_as_of_another_version(run, begun):
-    path = begun / "config.json"
-    path.write_text(json.dumps({"version": 0, "identity": {}}))
-    code, _, err, _ = run(f"{LINE} 4")
-    assert code == 2
-    one_line(err, f"{path} is of version 0", "choose another --out")
-
-
-@pytest.mark.parametrize("change", ["version", "text", "list", "nothing left"])
-def test_a_config_that_cannot_be_compared_is_named_and_kept(run, begun, change):
-    path = begun / "config.json"
-    config = json.loads(path.read_text())
-    changed = {"version": json.dumps(config | {"version": 99}), "text": "{", "list": "[]", "nothing left": "{}"}
-    path.write_text(changed[change])
-    before = contents(begun)
-    code, _, err, _ = run(f"{LINE} 4")
-    assert code == 2 and contents(begun) == before
-    one_line(err, "config.json")
-
-
-def test_results_without_a_config_are_not_overwritten(run, begun):
-    (begun / "config.json").unlink()
-    before = contents(begun)
-    code, _, err, _ = run(f"{LINE} 2")
-    assert code == 2 and contents(begun) == before
-    one_line(err, "no config.json")
-
-
 @pytest.mark.parametrize(
     "other, key",
     [("--eps 0.02", "eps"), ("--seed 1", "seed"), ("--sg", "sg"), ("--batch-size 5", "batch_size"), ("--L 1", "L"),
      ("--alpha 0.1", "alpha"), ("--mass 2", "mass"), ("--precision bf16", "precision"),
      ("--similarity cos", "similarity"),
-     ("--prior-std 1", "prior_std"), ("--method sgd", "method"), ("--velocity-std 0.5", "velocity_std")],
+     ("--prior-std 1", "prior_std"), ("--velocity-std 0.5", "velocity_std"), ("--knn-k 2", "knn_k"),
+     ("--knn-train 24", "knn_train"), ("--knn-test 12", "knn_test"), ("--knn-features trunk", "knn_features"),
+     ("--bn running", "bn"), ("--batch-per sample", "batch_per"), ("--energy-scale 2", "energy_scale")],
 )  # fmt: skip
-def test_another_chain_in_the_same_folder_is_refused_and_the_setting_named(run, begun, other, key):
+def test_another_chain_or_evaluation_in_the_same_folder_is_refused_and_the_setting_named(run, begun, other, key):
     before = contents(begun)
     code, _, err, _ = run(f"{LINE} 2 {other}")
     assert code == 2 and contents(begun) == before
-    one_line(err, key, "another chain")
+    one_line(err, f"another chain: {key} (there ")
 
 
-def test_length_evaluation_and_paths_are_not_part_of_a_chain(run, begun):
-    other = "--eval-every 1 --knn-k 2 --checkpoint-every 1 --bn running --knn-features trunk"
-    code, _, _, folder = run(f"{LINE} 3 {other}")
+def test_the_other_method_in_the_same_folder_is_refused(run, begun):
+    before = contents(begun)
+    code, _, err, _ = run("--no-sg --method sgd --updates 2")
+    assert code == 2 and contents(begun) == before
+    one_line(err, "another chain: method (there sghmc, here sgd)")
+
+
+def test_length_watching_and_places_are_not_part_of_a_chain(run, begun):
+    code, _, _, folder = run(f"{LINE} 3 --eval-every 1 --keep-every 1 --device cpu")
     assert code == 0 and [r["step"] for r in read(folder / "metrics.csv")] == ["0", "2", "3"]
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["settings"]["samples"], config["settings"]["eval_every"]) == (3, 1)  # of this start
+    assert config["identity"]["version"] == 3 and not config["identity"].keys() & {"samples", "eval_every", "out"}
 
 
 # --------------------------------------------------------------------------------------------------- kills and signals
-
-
-class Killed(BaseException):
-    """Ends a run in this process where kill -9 would end it."""
 
 
 def kill_at_write(monkeypatch, number, torn):
@@ -228,21 +390,49 @@ def kill_at_write(monkeypatch, number, torn):
     monkeypatch.setattr(os, "fsync", fsync)
 
 
-def test_a_run_that_dies_in_any_write_goes_on_to_the_same_end(run, begun, chains, monkeypatch):
-    for number in itertools.count(1):  # both tables on opening, a row, energies, checkpoint
+def dies_in_each_write(run, line, monkeypatch):
+    """Start the run again and again, until it comes to its end; each start dies one write later than that before."""
+    for number in itertools.count(1):
+        monkeypatch.setattr(s, "CHECKPOINT_SECONDS", -1)  # a checkpoint after each step
         kill_at_write(monkeypatch, number, 5 * (number % 2))
         try:
-            assert run(f"{LINE} 4")[0] == 0
-            break
+            assert run(line)[0] == 0
+            return number
         except Killed:
             monkeypatch.undo()
-    assert number == 6
+
+
+def test_a_run_that_dies_in_any_write_goes_on_to_the_same_end(run, begun, chains, monkeypatch):
+    # start 1 dies in config.json, 2 to 4 in the tables and the checkpoint of step 3, 5 in a table of step 4
+    assert dies_in_each_write(run, f"{LINE} 4", monkeypatch) == 6
     assert_same_run(chains[4], begun)
+    assert not list(begun.glob("*.tmp"))
+
+
+def test_a_run_that_dies_in_any_write_of_its_start_goes_on_to_the_same_end(run, chains, tmp_path, monkeypatch):
+    # start 1 dies in config.json, 2 to 4 in the save before the first row, 5 to 7 in that of the row, 8 at step 1
+    assert dies_in_each_write(run, f"{LINE} 2", monkeypatch) == 9
+    assert_same_run(chains[2], tmp_path / "run")
+
+
+def test_a_checkpoint_is_never_older_than_a_minute_and_a_step(run, begun, monkeypatch):
+    clock, saved, write = [0.0], [], s.write_tensors
+
+    def advance(chain):
+        chain.step += 1
+        chain.energies.append(torch.tensor(0.5))
+        clock[0] += 25
+
+    monkeypatch.setattr(s, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(s.Chain, "advance", advance)
+    monkeypatch.setattr(s, "write_tensors", lambda path, state: (saved.append(state["step"]), write(path, state)))
+    assert run(f"{LINE} 12 --eval-every 7")[0] == 0
+    assert saved == [5, 7, 10, 12]  # 75 s after the start; the evaluation; 75 s after that; the end
 
 
 @pytest.mark.long
 def test_a_kill_loses_no_kept_sample(run, begun, chains, monkeypatch):
-    kill_at_write(monkeypatch, 6, 0)  # the last one: two tables, a row, then sample, energies, checkpoint in some order
+    kill_at_write(monkeypatch, 5, 0)  # the last one: config.json, then sample, tables, checkpoint in some order
     with contextlib.suppress(Killed):
         run(f"{LINE} 4 --keep-every 2")
     monkeypatch.undo()
@@ -252,24 +442,64 @@ def test_a_kill_loses_no_kept_sample(run, begun, chains, monkeypatch):
     assert torch.equal(kept, torch.load(begun / "checkpoint.pt", weights_only=True)["weights"])
 
 
-def start_arguments(pictures, out, line):
-    argv = f"--batch-size 4 --knn-k 3 --L 2 --eval-every 3 --checkpoint-every 2 --data {pictures} --out {out} {line}"
-    return argv.split()
+HANG = 600  # seconds that only a process which hangs will ever take
+SAVES_AT_EACH_STEP = "import sys, simsiam_sghmc as s; s.CHECKPOINT_SECONDS = -1; sys.exit(s.main(sys.argv[1:]))"
 
 
-def start(pictures, out, line):
-    command = [sys.executable, s.__file__, *start_arguments(pictures, out, line)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@pytest.fixture
+def popen():
+    """popen(argv) -> a process with pipes, which is killed when it hangs and at the end of the test at the latest."""
+    started = []
+
+    def call(argv, **settings):
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        process = subprocess.Popen(argv, cwd=Path(s.__file__).parent, **pipes | settings)
+        watch = threading.Timer(HANG, process.kill)
+        watch.daemon = True
+        watch.start()
+        started.append((process, watch))
+        return process
+
+    yield call
+    for process, watch in started:
+        watch.cancel()
+        process.kill()
+        process.communicate()
 
 
-def finish(pictures, folder, line):
-    process = start(pictures, folder, line)
-    _, err = process.communicate(timeout=600)
-    assert (process.returncode, err) == (0, "")
+@pytest.fixture
+def start(popen, pictures):
+    """start(run folder, line) -> a process that runs the program on the small images and saves after each step."""
+
+    def call(out, line):
+        return popen([sys.executable, "-c", SAVES_AT_EACH_STEP, *command(pictures, out, f"--eval-every 3 {line}")])
+
+    return call
+
+
+@pytest.fixture
+def finish(start):
+    """finish(run folder, line): such a process to its end."""
+
+    def call(out, line):
+        process = start(out, line)
+        _, err = process.communicate()
+        assert (process.returncode, err) == (0, "")
+
+    return call
+
+
+def wait_for_line(process, word):
+    """Read what the process prints up to the line with this word."""
+    for line in process.stdout:
+        if word in line:
+            return
+    raise AssertionError(f"the process ended without {word!r}: {process.stderr.read()}")
 
 
 def wait_for_rows(path, count, process):
-    while process.poll() is None and (not path.exists() or path.read_text().count("\n") <= count):
+    while not path.exists() or path.read_text().count("\n") <= count:
+        assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)
 
 
@@ -308,45 +538,43 @@ def test_a_signal_before_the_first_step_leaves_a_folder_that_the_same_command_ca
 
 
 KINDS = {
-    "sghmc": "--no-sg --eps 0.01",
-    "sghmc in bf16 from a checkpoint": "--init {init} --precision bf16 --no-sg --eps 0.01",
-    "sgd": "--method sgd",
-    "sgd in bf16 from a checkpoint": "--init {init} --method sgd --precision bf16",
+    "sghmc": "--no-sg --eps 0.01 --samples",
+    "sghmc in bf16 from a checkpoint": "--init {init} --precision bf16 --no-sg --eps 0.01 --samples",
+    "sgd": "--method sgd --epochs 100000 --updates",
+    "sgd in bf16 from a checkpoint": "--init {init} --method sgd --precision bf16 --epochs 100000 --updates",
 }
+ENDLESS = 100_000
 
 
 def of_kind(kind, chains):
     return KINDS[kind].format(init=chains[2] / "checkpoint.pt")
 
 
-def length(number):
-    return f" --samples {number} --updates {number}"
-
-
 @pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
-def test_twenty_kills_at_random_moments_change_nothing(pictures, tmp_path, chains, kind):
+def test_twenty_kills_at_random_moments_change_nothing(start, finish, tmp_path, chains, kind):
     line, rng, table = of_kind(kind, chains), random.Random(0), tmp_path / "parts/energy.csv"
     for _ in range(20):
         rows = table.read_text().count("\n") if table.exists() else 0
-        process = start(pictures, tmp_path / "parts", line + length(100_000))
+        process = start(tmp_path / "parts", f"{line} {ENDLESS}")
         process.stdout.readline()  # the opening: before it there is little to disturb
         wait_for_rows(table, rows + rng.randrange(-1, 3), process)
-        time.sleep(rng.uniform(0, 0.3))
+        time.sleep(rng.uniform(0, 0.3))  # no wait for anything: the moment of the kill
         process.kill()
         process.communicate()
         assert process.returncode == -9
     step = torch.load(tmp_path / "parts/checkpoint.pt", weights_only=True)["step"]
     assert step >= 2
-    whole = line + length(step + 6 - step % 6)  # so that all of --eval-every fall into it
-    finish(pictures, tmp_path / "parts", whole)
-    finish(pictures, tmp_path / "whole", whole)
+    whole = f"{line} {step + 6 - step % 6}"  # so that all of --eval-every fall into it
+    finish(tmp_path / "parts", whole)
+    finish(tmp_path / "whole", whole)
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
 KILLED_WHILE_WRITING = """
 import os, signal, sys
 import simsiam_sghmc
+simsiam_sghmc.CHECKPOINT_SECONDS = -1
 left, torn = [int(sys.argv[1])], int(sys.argv[2])
 def fatal(real):
     def call(*arguments):
@@ -366,59 +594,65 @@ sys.exit(simsiam_sghmc.main(sys.argv[3:]))
 @pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_kill_in_the_middle_of_each_kind_of_write_and_after_each_renaming_changes_nothing(
-    pictures, tmp_path, chains, kind
+    popen, finish, pictures, tmp_path, chains, kind
 ):
     line = of_kind(kind, chains)
-    argv = start_arguments(pictures, tmp_path / "parts", line + length(100_000))
-    for write in range(1, 21):  # config, tables on opening, row 0, energies, checkpoint, ... of a run that goes on
-        command = [sys.executable, "-c", KILLED_WHILE_WRITING, str(write), str(5 * (write % 3)), *argv]
-        assert subprocess.run(command, capture_output=True, cwd=Path(s.__file__).parent).returncode == -9
+    argv = command(pictures, tmp_path / "parts", f"--eval-every 3 {line} {ENDLESS}")
+    for write in range(1, 21):  # config, tables, checkpoint, ... of a run that goes on
+        process = popen([sys.executable, "-c", KILLED_WHILE_WRITING, str(write), str(5 * (write % 3)), *argv])
+        process.communicate()
+        assert process.returncode == -9
     step = torch.load(tmp_path / "parts/checkpoint.pt", weights_only=True)["step"]
-    whole = line + length(step + 6 - step % 6)
-    finish(pictures, tmp_path / "parts", whole)
-    finish(pictures, tmp_path / "whole", whole)
+    whole = f"{line} {step + 6 - step % 6}"
+    finish(tmp_path / "parts", whole)
+    finish(tmp_path / "whole", whole)
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
 @pytest.mark.long
-def test_signals_to_a_real_process_save_and_a_second_one_ends_at_once(pictures, tmp_path, chains):
+def test_signals_to_a_real_process_save_and_a_second_one_ends_at_once(start, finish, tmp_path, chains):
     line = KINDS["sghmc"]
     for first, *second in ([signal.SIGINT], [signal.SIGTERM], [signal.SIGINT] * 2, [signal.SIGTERM, signal.SIGINT]):
-        slow = " --L 2000" if second else ""  # another chain: its first step outlasts the test
+        slow = " --L 1000000" if second else ""  # another chain: its first step outlasts the test
         out = tmp_path / ("slow" if second else "parts")
-        process = start(pictures, out, line + length(100_000) + slow)
-        process.stdout.readline()  # the opening: from now on signals are caught
+        process = start(out, f"{line} {ENDLESS}{slow}")
+        wait_for_line(process, "step 0: energy")
         wait_for_rows(out / "metrics.csv", 1, process)
-        time.sleep(0.5)
         process.send_signal(first)
         if second:
-            while "stopping" not in process.stdout.readline():
-                pass
+            wait_for_line(process, "stopping")
             process.send_signal(*second)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate()
         assert process.returncode == 128 + (second or [first])[0]
         step = torch.load(out / "checkpoint.pt", weights_only=True)["step"]
         if second:
             assert (step, err) == (0, "")
         else:
             one_line(err, f"saved at step {step}")
-    whole = line + length(step := torch.load(tmp_path / "parts/checkpoint.pt", weights_only=True)["step"] // 6 * 6 + 6)
-    finish(pictures, tmp_path / "parts", whole)
-    finish(pictures, tmp_path / "whole", whole)
+    whole = f"{line} {torch.load(tmp_path / 'parts/checkpoint.pt', weights_only=True)['step'] // 6 * 6 + 6}"
+    finish(tmp_path / "parts", whole)
+    finish(tmp_path / "whole", whole)
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_a_second_process_on_the_same_folder_is_refused(run, begun):
-    script = "import fcntl, sys, time; f = open(sys.argv[1], 'a'); fcntl.flock(f, fcntl.LOCK_SH); "
-    script += "print(1, flush=True); time.sleep(60)"
-    other = subprocess.Popen([sys.executable, "-c", script, str(begun / ".lock")], stdout=subprocess.PIPE)
-    other.stdout.readline()
-    before = contents(begun)
-    code, _, err, _ = run(f"{LINE} 4")
-    other.kill()
-    other.wait()
-    assert code == 2 and contents(begun) == before
-    one_line(err, "in use by another process")
+def test_a_reader_that_goes_away_saves_the_run_and_nobody_is_told(popen, run, pictures, tmp_path, chains):
+    process = popen([sys.executable, s.__file__, *command(pictures, tmp_path / "run", f"{LINE} {ENDLESS}")])
+    wait_for_line(process, "step 2: energy")
+    process.stdout.close()  # as `| head` does; the run notices when it next prints
+    process.stdout = None
+    _, err = process.communicate()
+    assert (process.returncode, err) == (141, "")
+    step = torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)["step"]
+    assert step in (2, 3, 4)  # it prints a rate at step 3 and a row at step 4
+    assert run(f"{LINE} 4")[0] == 0
+    assert_same_run(chains[4], tmp_path / "run")
+
+
+def test_a_second_process_on_the_same_folder_is_refused(popen, run, begun):
+    script = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.flock(f, fcntl.LOCK_SH); print(1, flush=True); "
+    other = popen([sys.executable, "-c", script + "sys.stdin.read()", str(begun / ".lock")])
+    wait_for_line(other, "1")
+    refused(run, begun, "in use by another process")
 
 
 def test_a_run_keeps_its_folder_from_others_until_it_ends(run, begun, chains, monkeypatch):
@@ -445,9 +679,9 @@ def full_disk_after(monkeypatch, writes, name):
     monkeypatch.setattr(os, "fsync", fsync)
 
 
-@pytest.mark.parametrize("name, writes", [("checkpoint.pt", 0), pytest.param("energy.csv", 1, marks=pytest.mark.long)])
+@pytest.mark.parametrize("name, writes", [("checkpoint.pt", 0), pytest.param("energy.csv", 0, marks=pytest.mark.long)])
 def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(run, begun, chains, monkeypatch, name, writes):
-    full_disk_after(monkeypatch, writes, name)  # the tables are also written, cut back, on opening
+    full_disk_after(monkeypatch, writes, name)
     code, _, err, _ = run(f"{LINE} 4")
     assert code == 3
     one_line(err, "No space left", "same command")
@@ -494,26 +728,26 @@ def test_no_step_is_made_after_the_one_that_is_not_finite_and_nothing_of_it_is_w
 
     def broken(chain):
         made.append(chain.step)
-        step = sample(chain)
-        if chain.step < 3:
-            return step
-        if where == "weights":
+        U, measures = sample(chain)
+        if chain.step == 3 and where == "weights":
             chain.W[7] = float("inf")
-            return step
-        return step | {"energy": torch.tensor(float("nan"))}
+        elif chain.step == 3:
+            U = torch.tensor(float("nan"))
+        return U, measures
 
     monkeypatch.setattr(s, "sghmc_sample", broken)
-    before = contents(begun)
-    code, _, err, _ = run(f"{LINE} 9 --eval-every 5 --checkpoint-every 7")
-    assert code == 3 and made == [2, 3] and contents(begun) == before
-    one_line(err, "not finite at step 3", "smaller --eps", f"{begun}/checkpoint.pt")
+    before = results(begun)
+    code, _, err, _ = run(f"{LINE} 9 --eval-every 5")
+    assert code == 3 and made == [2, 3] and results(begun) == before
+    one_line(err, "not finite at step 4", "smaller --eps", f"{begun}/checkpoint.pt")
 
 
 @pytest.mark.parametrize(
-    "line, word", [("--no-sg --eps 1e3", "--eps"), ("--method sgd --lr 1e9 --warmup-epochs 0", "--lr")]
+    "line, word",
+    [("--no-sg --eps 1e3 --samples", "--eps"), ("--method sgd --lr 1e9 --warmup-epochs 0 --updates", "--lr")],
 )
 def test_an_overflow_in_the_network_stops_the_run_as_a_divergence_does(run, line, word):
-    code, _, err, folder = run(f"{line} --samples 9 --updates 9 --eval-every 1")
+    code, _, err, folder = run(f"{line} 9 --eval-every 1")
     assert code == 3
     one_line(err, "not finite at step", f"try a smaller {word}", "checkpoint.pt")
     saved = torch.load(folder / "checkpoint.pt", weights_only=True)
@@ -529,18 +763,18 @@ def test_running_statistics_that_overflow_are_seen_in_their_step(run, begun, mon
         return step
 
     monkeypatch.setattr(s, "sghmc_sample", overflowing)
-    before = contents(begun)
-    code, _, err, _ = run(f"{LINE} 9 --eval-every 5 --checkpoint-every 7")
-    assert code == 3 and contents(begun) == before
-    one_line(err, "not finite at step 2")
+    before = results(begun)
+    code, _, err, _ = run(f"{LINE} 9 --eval-every 5")
+    assert code == 3 and results(begun) == before
+    one_line(err, "not finite at step 3")
 
 
 def test_features_that_overflow_in_an_evaluation_are_no_row_of_the_table(run, begun, monkeypatch):
     features = s.features
     monkeypatch.setattr(s, "features", lambda *a: features(*a) * float("inf"))
-    before = contents(begun)
+    before = results(begun)
     code, _, err, _ = run(f"{LINE} 9")
-    assert code == 3 and contents(begun) == before
+    assert code == 3 and results(begun) == before
     one_line(err, "not finite at step 4", "smaller --eps")
 
 
@@ -551,9 +785,8 @@ BAD_VALUES = """
     --eps --mass --velocity-std --prior-std --lr --predictor-lr-mult   : 0 -1 nan inf x
     --alpha --momentum                                                 : -0.1 1 nan inf x
     --energy-scale --weight-decay                                      : -1 nan inf x
-    --knn-t                                                            : 0 -1 nan x
     --L --samples --epochs --updates --knn-k --eval-every              : 0 -3 1.5 x
-    --knn-train --knn-test --checkpoint-every --predictor-steps        : 0 1.5
+    --knn-train --knn-test --predictor-steps                           : 0 1.5
     --warmup-epochs --seed --keep-every                                : -1 x
     --batch-size                                                       : 0 1 -4 x 25
     --knn-k --knn-train                                                : 25
@@ -561,7 +794,7 @@ BAD_VALUES = """
     --method --similarity --batch-per --precision --bn --knn-features  : other
     --device                                                           : tpu cuda:99 meta
     --init                                                             : /no/such/file.pt /
-    --sg --epsilon --ep                                                : yes
+    --sg --epsilon --ep --knn-t --data-dir --checkpoint-every          : 1
 """
 BAD_FLAGS = [
     (name, value)
@@ -569,14 +802,20 @@ BAD_FLAGS = [
     for name in names.split()
     for value in values.split()
 ]
-BAD_FLAGS += [("--knn-k", "4 --knn-train 3"), ("--warmup-epochs", "5 --epochs 5 --method sgd")]
+BAD_FLAGS += [("--knn-k", "4 --knn-train 3"), ("--warmup-epochs", "5 --epochs 5")]
 BAD_FLAGS += [("--eps", ""), ("--device", ""), ("--data", "/no/such/folder")]
+
+
+def method_of(name):
+    """The flag that chooses the method to which this flag belongs."""
+    groups = {s.flag(f.name): f.metadata["group"] for f in s.fields(s.Config)}
+    return "--method sgd" if groups.get(name) == "SGD" else ""
 
 
 @pytest.mark.parametrize("name, value", BAD_FLAGS, ids=lambda v: v or "empty")
 def test_a_bad_setting_is_one_line_with_exit_code_2_and_no_file(name, value, run, tmp_path):
     before = contents(tmp_path)
-    code, _, err, folder = run(f"{name} {value}") if value else run(f"{name}=")
+    code, _, err, folder = run(f"{method_of(name)} {name} {value}") if value else run(f"{name}=")
     assert code == 2 and contents(tmp_path) == before and not folder.exists()
     one_line(err)
     assert name.lstrip("-") in err or value in err
@@ -585,10 +824,9 @@ def test_a_bad_setting_is_one_line_with_exit_code_2_and_no_file(name, value, run
 EXTREMES = """
     --eps --mass --velocity-std --prior-std --lr --predictor-lr-mult   : 1e-300 1e300
     --energy-scale --weight-decay                                      : 1e300
-    --knn-t                                                            : 1e-300
-    --samples --epochs --updates --eval-every --checkpoint-every       : HUGE
+    --samples --epochs --updates --eval-every                          : HUGE
     --warmup-epochs --seed --keep-every --L --predictor-steps          : HUGE
-    --init --data --out --data-dir                                     :
+    --init --data --out                                                :
 """
 
 
@@ -597,9 +835,8 @@ def test_a_setting_that_is_empty_or_no_number_of_this_machine_is_refused(names, 
     monkeypatch.chdir(tmp_path)  # where an empty --out would make its folder
     for name in names.split():
         for value in values.replace("HUGE", "9" * 400).split() or [""]:
-            method = "sgd" if name in "--lr --weight-decay --predictor-lr-mult --warmup-epochs".split() else "sghmc"
             before = contents(tmp_path)
-            code, _, err, _ = run(f"--samples 4 --updates 4 --method {method} {name}={value}")
+            code, _, err, _ = run(f"{method_of(name) or '--samples 4'} {name}={value}")
             assert code == 2 and contents(tmp_path) == before
             one_line(err, name)
 
@@ -683,22 +920,30 @@ def called(line, folder):
     return code
 
 
-FLAGS = [f for f in s.fields(s.Config) if f.name not in ("data_dir", "out")]
+FLAGS = [f for f in s.fields(s.Config) if f.name not in ("method", "out")]
 GOOD = {int: ["1", "2", "3"], float: ["1e-6", "0.01", "0.5"]}
 GOOD |= {"device": ["cpu"], "data": ["pictures"], "init": ["start"]}
 BAD = ["0", "-1", "1.5", "nan", "-inf", "x", "", "-", "--", "1,5", "\u0662 ", "no/such"]
-DATA = "--batch-size 2 --knn-k 3 --knn-train 6 --knn-test 6 --L 1 --samples 1 --updates 2 --data pictures".split()
+DATA = "--batch-size 2 --knn-k 3 --knn-train 6 --knn-test 6 --data pictures".split()
+METHODS = {"SGHMC": "--method sghmc --L 1 --samples 1".split(), "SGD": "--method sgd --updates 2".split()}
 
 
 @st.composite
-def words(draw):
-    """A flag of Config with a value: three in four of its own kind, though not of its own range."""
-    f = draw(st.sampled_from(FLAGS))
-    kind = f.metadata["kind"]
+def words(draw, method):
+    """A flag of Config with a value: nine in ten of this method, three in four of its own kind, not its own range."""
+    of_all = draw(st.integers(0, 9)) == 0
+    f = draw(st.sampled_from([f for f in FLAGS if of_all or f.metadata["group"] not in METHODS.keys() - {method}]))
+    kind, (choices, _) = f.type.__origin__, f.type.__metadata__
     if kind is bool:
         return [draw(st.sampled_from([s.flag(f.name), "--no-" + s.flag(f.name)[2:]]))]
-    own = list(kind) if isinstance(kind, tuple) else GOOD.get(f.name) or GOOD[kind]
+    own = choices.split("|") if "|" in choices else GOOD.get(f.name) or GOOD[kind]
     return [s.flag(f.name), draw(st.sampled_from(own if draw(st.integers(0, 3)) else BAD))]
+
+
+@st.composite
+def command_lines(draw):
+    method = draw(st.sampled_from(list(METHODS)))
+    return sum(draw(st.lists(words(method), max_size=5)), DATA + METHODS[method])
 
 
 @pytest.mark.parametrize("examples", [15, pytest.param(1000, marks=pytest.mark.long)])
@@ -707,10 +952,10 @@ def test_every_command_line_ends_as_documented_and_its_repetition_changes_nothin
     codes = []
 
     @settings(max_examples=examples)
-    @given(st.lists(words(), max_size=5))
+    @given(command_lines())
     def holds(line):
         with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
-            line = [places.get(word, word) for word in sum(line, DATA)] + ["--out", folder + "/run"]
+            line = [places.get(word, word) for word in line] + ["--out", folder + "/run"]
             codes.append(called(line, folder))
             after = contents(folder)
             assert called(line, folder) == codes[-1]
@@ -727,42 +972,41 @@ def test_the_default_folder_is_named_by_what_differs_from_the_defaults():
     names = {
         "": "sghmc",
         "--eps 0.1 --no-sg --L 5": "sghmc_no-sg_eps-0.1_L-5",
-        "--samples 7 --device cpu --checkpoint-every 3": "sghmc",
+        "--samples 7 --device cpu --eval-every 3 --keep-every 2": "sghmc",
+        "--knn-k 20 --bn running": "sghmc_knn-k-20_bn-running",
         "--method sgd --similarity cos --data /tmp/a/cifar": "sgd_similarity-cos_data-a-cifar",
         "--init runs/pretrain/checkpoint.pt": "sghmc_init-pretrain-checkpoint",
     }
     for line, name in names.items():
-        assert s.default_folder(s.parse(line.split())[0]) == Path("runs") / name
+        assert s.default_folder(s.parse(line.split())) == Path("runs") / name
 
 
-def test_a_setting_of_the_other_method_is_noted(run, begun):
-    _, out, err, _ = run(f"{LINE} 2 --lr 0.1")
-    assert "does not use --lr" in out and err == ""
+def test_a_setting_of_the_other_method_is_refused_and_changes_nothing(run, begun):
+    before = contents(begun)
+    code, _, err, _ = run(f"{LINE} 2 --lr 0.1")
+    assert code == 2 and contents(begun) == before
+    one_line(err, "--lr is a setting of SGD", "leave it out")
 
 
-def test_the_opening_states_the_cost_and_that_a_stop_gradient_chain_samples_no_posterior(pictures):
-    data = s.load_data(str(pictures), "")
-    for line, words in (
-        ("", "50,000 steps = 250,000 gradients"),
-        ("--L 5 --batch-per sample --no-sg", "50,000 steps = 250,000 gradients"),
-        ("--energy-scale 0", "= 0 gradients"),
-        ("--method sgd --epochs 11", "66 steps = 66 gradients"),
-    ):
-        cfg = s.parse(["--batch-size", "4", *line.split()])[0]
-        text = s.opening(cfg, s.Chain(cfg, data, None, torch.device("cpu")))
-        assert words in text and ("no posterior" in text) == (cfg.sg and cfg.method == "sghmc")
-
-
-def test_another_evaluation_of_the_same_chain_is_noted(run, begun):
-    assert "note:" not in run(f"{LINE} 2")[1]
-    code, out, err, _ = run(f"{LINE} 2 --knn-k 2 --bn running --eval-every 1 --seed 0")
-    assert (code, err) == (0, "") and "--knn-k was 3 in the first rows of metrics.csv, now 2" in out
-    assert "--bn was recalibrated" in out and "--eval-every" not in out
+@pytest.mark.parametrize(
+    "line, steps, gradients",
+    [("", "50,000", "150,000"), ("--L 5 --batch-per sample --no-sg", "50,000", "250,000"),
+     ("--energy-scale 0", "50,000", "0"), ("--method sgd --epochs 11", "66", "66")],
+)  # fmt: skip
+def test_the_opening_states_the_cost_and_that_a_stop_gradient_chain_samples_no_posterior(
+    run, monkeypatch, line, steps, gradients
+):
+    monkeypatch.setattr(s.Chain, "advance", killed)
+    load = s.load_data
+    monkeypatch.setattr(s, "load_data", lambda *a: (signal.raise_signal(signal.SIGINT), load(*a))[1])
+    code, out, _, _ = run(line)
+    assert code == 130 and f"{steps} steps from step 0" in out and f"cost: {gradients} gradients at batch 4" in out
+    assert ("no posterior" in out) == ("sgd" not in line and "--no-sg" not in line)
 
 
 def test_a_chain_that_is_longer_than_asked_for_has_nothing_left_to_do(run, begun):
     code, out, _, _ = run(f"{LINE} 1")
-    assert code == 0 and "from step 2, 0 steps = 0 gradients" in out
+    assert code == 0 and "0 steps from step 2" in out and "cost: 0 gradients" in out
 
 
 def test_a_log_file_has_no_control_characters_and_the_summary_names_verdict_and_folder(run, begun):
@@ -771,12 +1015,10 @@ def test_a_log_file_has_no_control_characters_and_the_summary_names_verdict_and_
     assert f"{folder}/" in out and "collapsed: " in out and "left" in out
 
 
-def test_the_summary_gives_the_error_of_k_nn_and_the_weight_of_the_gradient(tmp_path):
+def test_the_summary_gives_the_error_of_k_nn_and_the_weight_of_the_gradient():
     first, last = ({"step": step, "knn": knn, "center": 0.5, "collapsed": "no", "at_chance": "no"} for step, knn in (
         (0, 0.375), (1200, 0.25)))  # fmt: skip
     last["drift_to_noise"] = 1.3e-5
-    rows = [",".join(str(row.get(name, "")) for name in s.METRICS) for row in (first, last)]
-    (tmp_path / "metrics.csv").write_text("\n".join([",".join(s.METRICS), *rows, ""]))
-    text = s.summary(tmp_path, tests=12)
+    text = s.summary([first, last], tests=12)
     assert "37.50% at the start, 25.00% at step 1,200 (standard error 12.50%)" in text  # sqrt(0.25 x 0.75 / 12)
-    assert "the gradient's part was 1e-05 of the noise's" in text and text.endswith(f"{tmp_path}/")
+    assert text.endswith("the gradient's part was 1e-05 of the noise's")

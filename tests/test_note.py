@@ -8,6 +8,7 @@ density Q that the L2 distance stands for is the right one if the predictor is E
 and D = -log Q is the energy "l2" plus d/2 log(2 pi). Errors allowed are four standard errors of the mean over batches.
 """
 
+import functools
 import math
 
 import pytest
@@ -61,28 +62,41 @@ def test_the_best_linear_predictor_is_the_conditional_mean():
     assert (A.detach() - RHO * torch.eye(D)).abs().max() < error < 0.02
 
 
+B = 1000
+
+
+@functools.cache
+def measured(slope, batches):
+    """(mi, entropy, entropy_z), each (batches,), of batches of B pairs under the predictor slope z."""
+    z1, z2 = (z[:batches] for z in pairs(20, B, seed=3))
+    values = [information(slope * a, a, slope * b, b, "l2") for a, b in zip(z1, z2, strict=True)]
+    return torch.tensor(values, dtype=torch.float64).T
+
+
 def test_the_information_of_a_batch_is_the_mutual_information_of_the_views():
     """Its bias: the mean over a batch of B stands for the marginal density, which costs less than 1.5 E[q / P] / B."""
-    B = 1000
-    z1, z2 = pairs(20, B, seed=3)
-    mean, error = mean_and_error([information(RHO * a, a, RHO * b, b, "l2")[0] for a, b in zip(z1, z2, strict=True)])
+    mean, error = mean_and_error(measured(RHO, 20)[0])
     bias = 1.5 * (1 - RHO**2) ** -D / B
     assert abs(mean - MUTUAL_INFORMATION) < error + bias < 0.1
 
 
 def test_the_entropy_of_a_batch_is_that_of_an_encoding():
-    z1, z2 = pairs(20, 1000, seed=4)
     entropy = D / 2 * math.log(2 * math.pi * math.e / (1 - RHO**2))
-    mean, error = mean_and_error([information(RHO * a, a, RHO * b, b, "l2")[1] for a, b in zip(z1, z2, strict=True)])
-    bias = 1.5 * (1 - RHO**2) ** -D / 1000
+    mean, error = mean_and_error(measured(RHO, 20)[1])
+    bias = 1.5 * (1 - RHO**2) ** -D / B
     assert abs(mean + CONSTANT - entropy) < error + bias < 0.1
 
 
+def test_the_entropy_by_the_kernel_is_that_of_the_smoothed_encodings_whatever_the_predictor():
+    """-E log (P(z) blurred by N(0, I)): of N(0, s^2 I) the blurred density is N(0, (s^2 + 1) I)."""
+    variance = 1 / (1 - RHO**2)
+    smoothed = D / 2 * (math.log(2 * math.pi * (variance + 1)) + variance / (variance + 1))
+    mean, error = mean_and_error(measured(RHO, 20)[2])
+    bias = 1.5 * (1 - RHO**2) ** -D / B
+    assert abs(mean + CONSTANT - smoothed) < error + bias < 0.1
+    assert torch.equal(measured(0.0, 5)[2], measured(RHO, 20)[2][:5])
+
+
 def test_a_worse_predictor_sees_less_of_the_information():
-    z1, z2 = pairs(20, 1000, seed=5)
-    values = [
-        [information(slope * a, a, slope * b, b, "l2")[0] for a, b in zip(z1, z2, strict=True)]
-        for slope in (0.0, 0.4, RHO)
-    ]
-    means = torch.tensor(values).mean(dim=1)
-    assert abs(means[0]) < 1e-12 and means[0] < means[1] - 0.1 and means[1] < means[2] - 0.1
+    worst, worse, best = (measured(slope, 5)[0].mean() for slope in (0.0, 0.4, RHO))
+    assert abs(worst) < 1e-12 and worst < worse - 0.1 and worse < best - 0.1

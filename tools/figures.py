@@ -1,11 +1,13 @@
-"""Draw the figures of "Posterior Sampling on SimSiam", its pretraining, the controls and the Note from run folders.
+"""Draw one run, or the figures of "Posterior Sampling on SimSiam", the controls and the argument, from run folders.
 
-    python tools/figures.py RUNS... --out DIR
+    python tools/figures.py RUN                    one run: k-NN, centre ratio and energy, into RUN/run.png
+    python tools/figures.py RUNS... [--out DIR]    the figures of all runs below these folders, into RUNS/figures
 
-RUNS are run folders or folders that contain them, at any depth. A run belongs to the figure whose name its path holds
-(runs/fig1/L3_eps1e-3_seed0, as run_grid.sh lays them out) and is drawn only if its config.json says the same. Runs on
-other data or at another scale (batch, precision, k-NN settings) get a picture of their own: fig1_2.png. Each seed is a
-line of its own, nothing is averaged but the energy along the chain; unfinished runs are drawn as far as they are.
+A run below RUNS belongs to the figure whose name its path holds (runs/fig1/L3_eps1e-3_seed0) if its config.json says
+the same. Other data or k-NN settings get a picture of their own: fig1_2.png. prior.csv and divergence.csv, where RUNS
+hold them, give headline.png and bands in fig1.png. A line is the mean over the seeds of one setting, its shade their
+lowest to highest (of a long chain's U: in each stretch; one seed's k-NN has bars of one standard error). Dotted: the
+same noise without energy, and the band in which the chains' mean k-NN must lie, where that is +- 10 points or less.
 """
 
 import argparse
@@ -13,70 +15,58 @@ import csv
 import json
 import math
 import sys
+import textwrap
+from collections import namedtuple
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-TARGETS = ("fig1", "fig2a", "fig2b", "fig4", "fig5", "controls", "null", "walk", "note", "pretrain")
-SCALE = "batch_size precision knn_k knn_t knn_train knn_test knn_features bn".split()
-METRICS = "step grad_evals energy knn center mi entropy drift_to_noise distance".split()
-POINTS = 400  # energies of a chain are averaged down to this many: a line has no room for 50,000
-CHANCE = 0.1  # ten classes of equal size in CIFAR-10 and gratings; the tables do not hold the number of classes
+KNN = "knn_k knn_train knn_test knn_features bn".split()  # k-NN accuracies may be compared where these are the same
+METRICS = "step energy knn center mi entropy entropy_z collapsed".split()
+TABLES = {"prior": "prior m center".split(), "divergence": "figure start L eps kl_first kl kl_se accuracy".split()}
+TEXT, NEW = ("collapsed", "prior", "figure", "start"), ("entropy_z",)  # columns of words; those that older tables lack
+POINTS = 400  # a line of more points than this shows means over stretches: a picture has no room for 50,000
+THRESHOLD = 0.99  # centre ratio above which the program calls a network collapsed
+NOISE = "noise alone, in the same colour"
+REFERENCES = {"untrained": (0, (7, 3)), "chance": (0, (1, 2)), f"threshold {THRESHOLD}": (0, (4, 1, 1, 1))}
+Y_NAMES = {"knn": "k-NN accuracy", "center": "centre ratio", "mi": "information", "entropy_z": "H(z)"}
+LOSSES = {("abscos",): "energy U", ("cos",): "1 + cosine loss", ("l2",): "L2 loss"}
 
-# Okabe and Ito's colours, told apart with any colour vision; line style and marker repeat them for print
-STYLES = [
-    {"color": color, "linestyle": line, "marker": marker}
-    for color, line, marker in zip(
-        ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F"),
-        ("-", "--", "-.", ":", "-", "--", "-.", ":"),
-        ("o", "s", "^", "D", "v", "P", "X", "*"),
-        strict=True,
-    )
-]
+# Okabe and Ito's colours, told apart with any colour vision; markers repeat them for print
+COLORS, MARKERS = "#0072B2 #D55E00 #009E73 #CC79A7 #56B4E9 #E69F00 #000000 #7F7F7F".split(), "os^DvPX*"
+# A run folder: chain is what its chain is a function of, scale what its k-NN may be compared under, data its images in
+# words, tests how many k-NN is taken on, chance the share of their largest class (None where that cannot be known),
+# metrics and energies its tables, {column: (rows,)}
+Run = namedtuple("Run", "path target chain scale data tests chance metrics energies")
+# What a picture shows: `columns` in a row each (in one row where none has several panels), panels by the setting `by`,
+# whose values have `names` (of the columns, without it), and targets drawn as noise alone: at each of eps, over length
+Figure = namedtuple("Figure", "title targets label columns by names walks eps length", defaults=(None, {}, (), (), 0))
+# bounds: by how much the mean of anything in [0, 1] can differ from that of the walk, at each eps
+Panel = namedtuple("Panel", "title runs y walks figure bounds")
 
 
 class BadInput(Exception):
     """One line on stderr, exit code 2."""
 
 
-# ---------------------------------------------------------------------------------------------------------- run folders
-
-
-class Run(NamedTuple):
-    """One run folder: `chain` what the chain is a function of, `scale` what its numbers may be compared under."""
-
-    path: Path
-    target: str | None
-    chain: dict
-    scale: tuple
-    metrics: dict  # column -> (rows,)
-    energies: dict  # column -> (steps,)
-
-
-def number(cell):
-    return float(cell) if cell else math.nan
+# ------------------------------------------------------------------------------------ run folders, their labels, titles
 
 
 def read_table(path, columns):
     """{column: (n,) array} of a CSV, empty cells as nan; a torn last line is dropped, other damage is BadInput."""
-    if not path.exists():
-        return {name: np.empty(0) for name in columns}
-    *lines, _torn = path.read_text(errors="replace").split("\n")
-    rows = list(csv.reader(lines))
-    if rows and not set(columns) <= set(rows[0]):
-        raise BadInput(f"{path} has no column {', '.join(sorted(set(columns) - set(rows[0])))}")
-    places = [rows[0].index(name) for name in columns] if rows else []
-    values = []
-    for line, row in enumerate(rows[1:], 2):
+    lines = path.read_text(errors="replace").split("\n")[:-1] if path.exists() else []
+    header, *rows = csv.reader(lines or [",".join(columns)])
+    if missing := sorted(set(columns) - set(header) - set(NEW)):
+        raise BadInput(f"{path} has no column {', '.join(missing)}")
+    table = {name: [] for name in columns}
+    for line, row in enumerate(rows, 2):
         try:
-            if len(row) != len(rows[0]):
-                raise ValueError
-            values.append([number(row[place]) for place in places])
+            cells = dict(zip(header, row, strict=True))
+            for name, values in table.items():
+                values.append(cells.get(name, "") if name in TEXT else float(cells.get(name) or "nan"))
         except ValueError:
             raise BadInput(f"{path} is damaged in line {line}") from None
-    table = np.array(values).reshape(len(values), len(columns))
-    return dict(zip(columns, table.T, strict=True))
+    return {name: np.array(values, str if name in TEXT else float) for name, values in table.items()}
 
 
 def read_run(folder):
@@ -84,56 +74,56 @@ def read_run(folder):
     try:
         config = json.loads((folder / "config.json").read_text())
         chain, settings = dict(config["identity"]), dict(config["settings"])
-        scale = (str(chain["data"]), *(settings[name] for name in SCALE))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        problem = " ".join(str(error).split())
-        raise BadInput(f"{folder / 'config.json'} is not of a run ({type(error).__name__}: {problem})") from None
-    target = next((part for part in reversed(folder.absolute().parts[:-1]) if part in TARGETS), None)
-    metrics, energies = (read_table(folder / f"{name}.csv", columns) for name, columns in (
-        ("metrics", METRICS), ("energy", ["step", "grad_evals", "energy"])))  # fmt: skip
-    return Run(folder, target, chain, scale, metrics, energies)
+        if chain["method"] == "sghmc" and chain["velocity_std"] is None:
+            chain["velocity_std"] = chain["mass"] ** 0.5  # the default
+        scale = (str(chain["data"]), *(settings[name] for name in KNN), settings.get("knn_t", 0.1))
+        kind, images = scale[0].split()[0], Path(settings["data"])
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise BadInput(f"{folder / 'config.json'} is not of a run ({problem})") from None
+    counts = {"cifar10": [1000] * 10, "gratings": [200] * 10}.get(kind, [])  # test images of each class
+    if not counts and (images / "test").is_dir():
+        counts = [sum(1 for _ in c.iterdir()) for c in (images / "test").iterdir() if c.is_dir()]
+    return Run(
+        folder, next((part for part in folder.absolute().parts[-2::-1] if part in EXPECTED), None), chain, scale,
+        {"cifar10": "CIFAR-10", "gratings": "gratings"}.get(kind, f"images of {images.name}"),
+        settings["knn_test"] or sum(counts) or None, max(counts) / sum(counts) if sum(counts) else None,
+        read_table(folder / "metrics.csv", METRICS), read_table(folder / "energy.csv", ["step", "energy"]),
+    )  # fmt: skip
 
 
-def find_runs(paths):
-    """All runs in and below the paths, each once, sorted by path; BadInput where a path holds none."""
-    folders = {}
-    for path in map(Path, paths):
-        found = sorted(p.parent for p in path.rglob("config.json")) if path.is_dir() else []
-        if not found:
+def find(paths):
+    """(runs, tables) in and below the paths: each Run once, of prior.csv and divergence.csv the first; or BadInput."""
+    folders, tables = {}, {}
+    for path in paths:
+        found = {p.parent.resolve(): p.parent for p in sorted(path.rglob("config.json"))}
+        here = {name: p for name in TABLES for p in sorted(path.rglob(f"{name}.csv"))[:1]}
+        if not found and not here:
             raise BadInput(f"{path} holds no run folder (one with config.json)")
-        folders |= {p.resolve(): p for p in found}
-    return [read_run(folder) for folder in folders.values()]
+        folders |= found
+        tables = {name: read_table(p, TABLES[name]) for name, p in here.items()} | tables
+    return [read_run(folder) for folder in folders.values()], tables
 
 
-def plain(chain, **different):
-    """Is this the paper's chain (Section 3.1), but for the settings named? eps and L are free."""
-    usual = {
-        "method": "sghmc", "sg": False, "similarity": "abscos", "alpha": 0.01, "mass": 1, "velocity_std": 1,
-        "energy_scale": 1, "prior_std": None, "batch_per": "kick", "init": None,
-    }  # fmt: skip
-    return all(chain.get(name) == value for name, value in (usual | different).items() if value is not any)
+CHAIN = dict(  # the paper's (Section 3.1); eps and L are free
+    method="sghmc", sg=False, similarity="abscos", alpha=0.01, mass=1, velocity_std=1, energy_scale=1, prior_std=None,
+    batch_per="kick", init=None,
+)  # fmt: skip
+SGD, ANY, SOME = {"method": "sgd", "init": None}, repr, bool  # what these functions make of a fitting value is true
+EXPECTED = {  # what the config.json of a run of each target must say
+    "fig1": CHAIN, "null": CHAIN | {"energy_scale": 0}, "walk": CHAIN | {"energy_scale": 0, "init": ANY},
+    "scale": CHAIN | {"sg": ANY, "energy_scale": ANY}, "fig2b": CHAIN | {"init": SOME},
+    "fig2a": {"method": "sgd", "sg": False, "similarity": "cos", "init": SOME}, "note": SGD,
+    "fig4": CHAIN | {"alpha": ANY, "mass": ANY, "velocity_std": {0.1, 0.01}.__contains__},
+    "fig5": SGD | {"similarity": {"abscos", "cos"}.__contains__}, "pretrain": SGD | {"sg": True},
+    "itself": {"method": ANY}, "controls": CHAIN | {"sg": ANY, "energy_scale": {0, 1, 5e4}.__contains__, "eps": 1e-3},
+}  # fmt: skip
 
 
 def belongs(run):
     """Does config.json say that the run is one of the experiment in whose folder it lies?"""
-    c = run.chain
-    sgd, fresh = c["method"] == "sgd", c["init"] is None
-    return {
-        "fig1": plain(c),
-        "null": plain(c, energy_scale=0),
-        "walk": plain(c, energy_scale=0, init=any),
-        "fig2a": sgd and not c["sg"] and c["similarity"] == "cos" and not fresh,
-        "fig2b": not fresh and plain(c, init=c["init"]),
-        "fig4": plain(c, alpha=any, mass=any, velocity_std=any) and c["velocity_std"] != 1,
-        "fig5": sgd and fresh and c["similarity"] != "l2",
-        "note": sgd and fresh,
-        "pretrain": sgd and fresh and c["sg"],
-        "controls": plain(c, sg=any, energy_scale=any, prior_std=any, batch_per=any),
-        None: False,
-    }[run.target]
-
-
-# -------------------------------------------------------------------------------------------------------------- labels
+    pairs = [(wanted, run.chain.get(name)) for name, wanted in EXPECTED.get(run.target, {}).items()]
+    return bool(pairs) and all(wanted(value) if callable(wanted) else wanted == value for wanted, value in pairs)
 
 
 def short(x):
@@ -142,367 +132,367 @@ def short(x):
     return f"{x:g}" if x == 0 or 1 <= x < 1000 else f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
-def eps_label(c):
-    return f"eps {short(c['eps'])}"
-
-
-def null_label(c):
-    return eps_label(c) + ", no energy" * (c["energy_scale"] == 0)
-
-
-def fig2_label(c):
-    return f"lr {short(c['lr'])}" if c["method"] == "sgd" else eps_label(c)
-
-
-def fig4_label(c):
-    reading = "velocity std" if c["mass"] == 1 else "M = s^2, s ="
-    return f"{reading} {c['velocity_std']:g}, alpha {c['alpha']:g}"
-
-
-def fig5_label(c):
-    without = {"SG": not c["sg"], "warm-up": not c["warmup_epochs"], "momentum": not c["momentum"],
-               "cosine decay": not c["cosine"]}  # fmt: skip
-    left_out = [name for name, missing in without.items() if missing]
-    loss = "energy" if c["similarity"] == "abscos" else "cosine loss"
-    return f"{loss}, {'no ' + ', no '.join(left_out) if left_out else 'all tricks'}"
-
-
-def controls_label(c):
-    parts = [f"scale {short(c['energy_scale'])}"]
-    parts += [] if c["eps"] == 1e-3 else [eps_label(c)]
-    parts += [] if c["prior_std"] is None else [f"prior std {c['prior_std']:g}"]
-    parts += ["with SG"] if c["sg"] else []
-    parts += [] if c["batch_per"] == "kick" else ["batch per sample"]
-    return ", ".join(parts)
-
-
-def distance_label(c):
-    name = "random walk" if c["energy_scale"] == 0 else "with energy"
-    return name + ("" if c["init"] is None else ", pretrained")  # of any L and eps: the distance tells them apart
-
-
-def note_label(c):
-    return f"{'SG' if c['sg'] else 'no SG'}, {c['predictor_steps']} predictor step{'s' * (c['predictor_steps'] > 1)}"
-
-
-def labelled(runs, label, shown):
-    """{path: label}; runs that would share a label although more differs than seed and start get the difference added.
-
-    shown: the setting that tells the panels of the figure apart.
-    """
-    groups = {}
-    for run in runs:
-        groups.setdefault((label(run.chain), run.chain[shown]), []).append(run)
-    names = {}
-    for (name, _), group in groups.items():
-        keys = [k for k in group[0].chain if len({str(run.chain.get(k)) for run in group}) > 1]
-        keys = [k for k in keys if k not in ("seed", "init")]
-        for run in group:
-            names[run.path] = name + "".join(f", {k} {run.chain.get(k)}" for k in keys)
-    return names
-
-
-# -------------------------------------------------------------------------------------------------------------- panels
-
-X_NAMES = {"step": "samples", "grad_evals": "gradient evaluations", "distance": "rms of W_t - W_0"}
-UPDATES = "updates (= gradient evaluations)"
-Y_NAMES = {
-    "knn": "k-NN accuracy", "center": "centre ratio", "energy": "energy U", "mi": "information (mi)",
-    "entropy": "entropy", "drift_to_noise": "drift / noise",
-}  # fmt: skip
-
-
-class Panel(NamedTuple):
-    """What one panel shows."""
-
-    title: str
-    runs: list
-    x: str
-    y: str
-    table: str = "metrics"
-    log: str = ""  # the axes that are logarithmic, of "xy"
-    first: float = math.inf  # steps shown
-
-
-def thinned(x, y):
-    """x and y averaged over at most POINTS stretches of equal length; cells without a value are left out."""
-    there = np.isfinite(y)
-    x, y = x[there], y[there]
-    if len(x) <= POINTS:
-        return x, y
-    edges = np.linspace(0, len(x), POINTS + 1).astype(int)[:-1]
-    counts = np.diff([*edges, len(x)])
-    return np.add.reduceat(x, edges) / counts, np.add.reduceat(y, edges) / counts
-
-
-def draw_lines(axes, panel, names, styles):
-    """One line per run; runs with the same label (the seeds) share a style, and all but the first are thinner."""
-    seen, cloud = set(), panel.x == "distance"  # a cloud of points: each marked, none thicker, and the start has none
-    for run in panel.runs:
-        table, name = getattr(run, panel.table), names[run.path]
-        shown = (table["step"] < panel.first) & (table["step"] >= int(cloud))
-        x, y = thinned(table[panel.x][shown], table[panel.y][shown])
-        if not len(x) or (panel.x == "grad_evals" and len(x) > 1 and x[-1] == 0):  # a random walk takes no gradients
-            continue
-        first = name not in seen and not cloud
-        seen.add(name)
-        axes.plot(
-            x, y, label=name, linewidth=1.4 if first else 0.7, markersize=4.5 if first else 3, markerfacecolor="none",
-            markevery=1 if cloud else max(1, len(x) // 8), **styles[name],
-        )  # fmt: skip
-
-
-def draw_references(axes, column, fresh):
-    """Thin lines: the level of untrained networks (row 0 of the runs without --init) and, for k-NN, chance."""
-    start = [run.metrics[column][0] for run in fresh if len(run.metrics["step"]) and run.metrics["step"][0] == 0]
-    if start:
-        axes.axhline(np.mean(start), color="0.3", linewidth=0.8, linestyle=(0, (7, 3)), label="untrained", zorder=1)
-    if column == "knn":
-        axes.axhline(CHANCE, color="0.3", linewidth=0.8, linestyle=(0, (1, 2)), label="chance", zorder=1)
-
-
-def dress(axes, panel, leftmost):
-    """Scales, limits, grid and names of a panel."""
-    axes.grid(linewidth=0.3, color="0.85")
-    axes.tick_params(labelsize=7)
-    axes.set_title(panel.title, fontsize=9)
-    sgd = all(run.chain["method"] == "sgd" for run in panel.runs)
-    axes.set_xlabel(UPDATES if sgd else X_NAMES[panel.x], fontsize=8)
-    if leftmost:
-        axes.set_ylabel(Y_NAMES[panel.y], fontsize=8)
-    axes.locator_params(axis="x", nbins=5, integer=True)
-    axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.10g}")
-    if panel.y == "center":
-        axes.set_ylim(0, 1.02)
-    values = np.concatenate([np.ravel(line.get_ydata()) for line in axes.lines] or [[]])
-    values = values[values > 0]
-    if "y" in panel.log and len(values) and values.max() > 30 * values.min():
-        axes.set_yscale("log")
-
-
-def from_zero(row):
-    """The same y axis in all panels of a row: from 0 to just above what is there, at least to twice chance."""
-    top = max((np.max(line.get_ydata()) for axes in row for line in axes.lines), default=1)
-    for axes in row:
-        axes.set_ylim(0, min(1.02, max(2 * CHANCE, 1.15 * top)))
-
-
-def logarithmic(row):
-    """The same logarithmic x axis, with 0, for the panels of a row."""
-    drawn = [line for axes in row for line in axes.lines if line.get_label() not in ("untrained", "chance")]
-    x = np.concatenate([line.get_xdata() for line in drawn] or [[]])
-    if (x > 0).any():
-        for axes in row:
-            axes.set_xscale("symlog", linthresh=10 ** math.floor(math.log10(x[x > 0].min())))
-            axes.set_xlim(0, 1.1 * x.max())
-
-
-def draw(rows, names, fresh, title, **subplots):
-    """The matplotlib Figure with these rows of Panels, one legend for all below them."""
-    from matplotlib.figure import Figure
-
-    order = sorted(set(names.values()))
-    styles = {name: STYLES[i % len(STYLES)] for i, name in enumerate(order)}
-    width, height = max(6.4, 2.9 * len(rows[0])), 1.3 + 2.1 * len(rows)
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(len(rows), len(rows[0]), squeeze=False, **subplots)
-    for row, line in zip(rows, axes, strict=True):
-        for i, (panel, panel_axes) in enumerate(zip(row, line, strict=True)):
-            draw_lines(panel_axes, panel, names, styles)
-            if panel.y in ("knn", "center"):
-                draw_references(panel_axes, panel.y, fresh)
-            dress(panel_axes, panel, i == 0 or subplots.get("sharey") != "row")
-        if "x" in row[0].log:
-            logarithmic(line)
-        from_zero([panel_axes for panel, panel_axes in zip(row, line, strict=True) if panel.y == "knn"])
-    handles = {}
-    for panel_axes in axes.flat:
-        for handle, label in zip(*panel_axes.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-    shown = [name for name in [*order, "untrained", "chance"] if name in handles]
-    columns = int(width / (0.8 + 0.07 * max(map(len, shown), default=0)))
-    figure.legend(
-        [handles[name] for name in shown], shown, loc="outside lower center", fontsize=8, frameon=False,
-        ncols=max(1, min(len(shown), columns)),
-    )  # fmt: skip
-    figure.suptitle(title, fontsize=9)
-    return figure
-
-
-# ------------------------------------------------------------------------------------------------------------- figures
-
-
-def split(runs, setting, title):
-    """[(title, runs)], a panel each, in the order of a setting's values."""
-    values = sorted({run.chain[setting] for run in runs})
-    return [(title(value), [run for run in runs if run.chain[setting] == value]) for value in values]
-
-
-def two_rows_each(panels, *against, log=""):
-    """Rows of panels, k-NN and centre ratio against each of these columns; log: the axes that are so in grad_evals."""
-    rows = []
-    for x in against:
-        for y in ("knn", "center"):
-            scale = log if x == "grad_evals" else ""
-            rows.append([Panel("" if rows else title, runs, x, y, log=scale) for title, runs in panels])
-    return rows
-
-
-def leapfrogs(L):
-    letter = {1: "(a) ", 2: "(b) ", 3: "(c) ", 5: "(d) "}.get(L, "")  # the paper's
-    return f"{letter}{L} leapfrog{'s' * (L > 1)} per sample"
-
-
-def steps(eps):
-    return {1e-3: "(a) ", 1e-2: "(b) "}.get(eps, "") + f"eps {short(eps)}"
-
-
-def fig1(runs, fresh, title):
-    rows = two_rows_each(split(runs, "L", leapfrogs), "step", "grad_evals")
-    return draw(rows, labelled(runs, eps_label, "L"), fresh, title, sharex="row", sharey="row")
-
-
-def null(runs, fresh, title):
-    rows = two_rows_each(split(runs, "L", leapfrogs), "step")  # a walk takes no gradients
-    return draw(rows, labelled(runs, null_label, "L"), fresh, title, sharex="row", sharey="row")
-
-
-def pretrain(runs, fresh, title):
-    columns = ("knn", "k-NN accuracy"), ("center", "centre ratio"), ("energy", "loss of a minibatch")
-    row = [Panel(name, runs, "step", y, log="y") for y, name in columns]
-    return draw([row], labelled(runs, fig5_label, "method"), fresh, title)
-
-
-def fig2(runs, fresh, title):
-    a, b = ([run for run in runs if run.target == target] for target in ("fig2a", "fig2b"))
-    panels = [("(a) SGD without SG", a), ("(b) SGHMC without SG", b)]
-    rows = two_rows_each([panel for panel in panels if panel[1]], "step", "grad_evals", log="x")
-    return draw(rows, labelled(runs, fig2_label, "method"), fresh, title, sharey="row")
-
-
-def fig3(runs, fresh, title):
-    panels = split(runs, "L", leapfrogs)
-    rows = [
-        [Panel(name if x == "step" else "", part, x, "energy", "energies", "y") for name, part in panels]
-        for x in ("step", "grad_evals")
-    ]
-    return draw(rows, labelled(runs, eps_label, "L"), fresh, title, sharex="row", sharey="row")
-
-
-def fig4(runs, fresh, title):
-    rows = two_rows_each(split(runs, "eps", steps), "step", "grad_evals")
-    return draw(rows, labelled(runs, fig4_label, "eps"), fresh, title, sharex="row", sharey="row")
-
-
-def fig5(runs, fresh, title):
-    first, longest = 14_000, max((table[-1] for run in runs if len(table := run.energies["step"])), default=0)
-    loss = "(b) loss" + (f", first {first:,} updates" if longest >= first else "")
-    row = [
-        Panel("(a) k-NN accuracy", runs, "step", "knn"),
-        Panel("(a') centre ratio", runs, "step", "center"),
-        Panel(loss, runs, "step", "energy", "energies", "y", first),
-    ]
-    return draw([row], labelled(runs, fig5_label, "method"), fresh, title)
-
-
-def controls(runs, fresh, title):
-    columns = ("knn", "", "k-NN accuracy"), ("center", "", "centre ratio"), ("energy", "y", "energy U"), (
-        "drift_to_noise", "y", "drift / noise of a first drift")  # fmt: skip
-    rows = [
-        [Panel(name if x == "step" else "", runs, x, y, log=log) for y, log, name in columns]
-        for x in ("step", "grad_evals")
-    ]
-    return draw(rows, labelled(runs, controls_label, "L"), fresh, title, sharex="row")
-
-
-def distance(runs, fresh, title):
-    row = [Panel(name, runs, "distance", y, log="x") for y, name in (
-        ("knn", "k-NN accuracy"), ("center", "centre ratio"), ("energy", "energy U of a minibatch"))]  # fmt: skip
-    return draw([row], {run.path: distance_label(run.chain) for run in runs}, fresh, title)
-
-
-def note(runs, fresh, title):
-    panels = split(runs, "similarity", {"abscos": "|cos| (Equation 2)", "cos": "cosine", "l2": "L2"}.get)
-    rows = [
-        [Panel(name if y == "energy" else "", part, "step", y) for name, part in panels]
-        for y in ("energy", "entropy", "mi", "center")
-    ]
-    return draw(rows, labelled(runs, note_label, "similarity"), fresh, title, sharex="row")
-
-
-FIGURES = {  # name: (targets whose runs it shows, targets drawn beside them, how it is drawn, title)
-    "fig1": (["fig1"], [], fig1, "Figure 1: SGHMC without stop-gradient"),
-    "pretrain": (["pretrain"], [], pretrain, "The SimSiam that Figure 2 starts from (loss: 1 + L)"),
-    "fig2": (["fig2a", "fig2b"], [], fig2, "Figure 2: from a pretrained SimSiam, without stop-gradient"),
-    "fig3": (["fig1"], [], fig3, "Figure 3: energy along the chains of Figure 1"),
-    "fig4": (["fig4"], [], fig4, "Figure 4: friction and standard deviation of the velocities"),
-    "fig5": (["fig5"], [], fig5, "Figure 5: the energy as the loss of SimSiam (cosine loss: 1 + L)"),
-    "null": (["null"], ["fig1"], null, "Figure 1 without its energy (a random walk), and with it where it was run"),
-    "controls": (["controls"], [], controls, "Controls: one factor at a time around L 3, eps 1e-3, scale 1"),
-    "distance": (["walk", "null"], ["fig1", "fig2b"], distance, "With and without energy: chains and their distance"),
-    "note": (["note"], [], note, "The Note: the loss, its entropy and its information"),
+TRICKS = {"sg": "SG", "warmup_epochs": "warm-up", "momentum": "momentum", "cosine": "cosine decay"}
+LABELS = {  # of a line, from what its chain is a function of
+    "step": lambda c: f"lr {short(c['lr'])}" if c.get("method") == "sgd" else f"eps {short(c['eps'])}",
+    "fig4": lambda c: "M = s^2, s " * (c["mass"] != 1) + "velocity std " * (c["mass"] == 1)
+    + f"{c['velocity_std']:g}, alpha {c['alpha']:g}",
+    "fig5": lambda c: ("energy, " if c["similarity"] == "abscos" else "cosine loss, ")
+    + (", ".join(f"no {name}" for key, name in TRICKS.items() if not c[key]) or "all tricks"),
+    "controls": lambda c: f"energy scale {short(c['energy_scale'])}" + ", with SG" * c["sg"],
+    "note": lambda c: f"{'SG' if c['sg'] else 'no SG'}, predictor steps {c['predictor_steps']}",
 }
 
 
-def scale_text(scale):
-    """Under what the numbers of a picture stand, for its title."""
-    data, s = scale[0], dict(zip(SCALE, scale[1:], strict=True))
-    bank = f"{s['knn_train'] or 'all'} training and {s['knn_test'] or 'all'} test images"
-    data = data.replace("images ", "image folder ")[:21]  # of its hash the beginning
-    text = f"data {data}, batch {s['batch_size']}, {s['precision']}; k-NN: k {s['knn_k']}, t {s['knn_t']:g}, {bank}"
-    text += "" if s["knn_features"] == "z" else ", trunk features"
-    return text if s["bn"] == "recalibrated" else text + ", running BatchNorm statistics"
-
-
-def draw_all(runs, out):
-    """Write every figure that these runs allow to out/, as PNG and SVG; say what was drawn and what was left out."""
-    import matplotlib
-
+def labelled(runs, label, shown):
+    """{path: label}; what runs of one label differ in (but for seed, start and the panels' setting shown) is added."""
+    names = {}
     for run in runs:
-        if run.target is None:
-            print(f"left out: {run.path} is in no folder named after a figure ({', '.join(TARGETS)})")
-        elif not belongs(run):
-            print(f"left out: {run.path} is not a run of {run.target}, says its config.json")
-    runs = [run for run in runs if belongs(run) and len(run.metrics["step"])]
-    missing = []
-    for name, (targets, beside, figure, title) in FIGURES.items():
-        mine = [run for run in runs if run.target in targets + beside]
-        scales = {run.scale for run in mine if run.target in targets}
-        scales = sorted(scales, key=lambda scale: (-scale[1], str(scale)))
-        missing += [] if scales else [name]
-        for i, scale in enumerate(scales, 1):
-            part = [run for run in mine if run.scale == scale]
-            fresh = [run for run in runs if run.scale == scale and run.chain["init"] is None]
-            path = out / (name if i == 1 else f"{name}_{i}")
-            with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):  # the same bytes every time
-                several = name != "distance" and len({run.chain["seed"] for run in part}) > 1
-                seeds = "; thin lines: further seeds" * several
-                picture = figure(part, fresh, f"{title}\n{scale_text(scale)}{seeds}")
-                picture.savefig(f"{path}.png", dpi=150)
-                picture.savefig(f"{path}.svg", metadata={"Date": None})
-            print(f"{path}.png: {len(part)} runs, {scale_text(scale)}")
-    if missing:
-        print(f"no runs for {', '.join(missing)}")
+        name, panel = label(run.chain), run.chain.get(shown)
+        group = [r.chain for r in runs if (label(r.chain), r.chain.get(shown)) == (name, panel)]
+        keys = set.intersection(*map(set, group)) - {"seed", "init"}  # older runs have fewer
+        keys = [k for k in run.chain if k in keys and len({str(chain[k]) for chain in group}) > 1]
+        names[run.path] = name + "".join(f", {k.replace('_', ' ')} {run.chain[k]}" for k in keys)
+    return names
+
+
+def last(run, column):
+    """The last value of a column of metrics.csv, nan where there is none."""
+    return next((value for value in run.metrics[column][::-1] if np.isfinite(value)), math.nan)
+
+
+def verdict(runs):
+    """How many of the runs collapse, at any of the times seen: "none of 16 runs collapses"."""
+    hit, n = sum(any(cell not in ("", "no") for cell in run.metrics["collapsed"]) for run in runs), len(runs)
+    if n == 1:
+        return "it collapses" if hit else "no collapse"
+    return f"{'all' if hit == n else hit or 'none'} of {n} runs collapse{'s' * (hit < 2)}"
+
+
+def ends(runs, column):
+    """Where the runs end: "k-NN accuracy ends at 26 to 33 %"; of centre ratios whether they collapse, too."""
+    values = [value for run in runs if np.isfinite(value := last(run, column))] or [math.nan]
+    span = [f"{100 * v:.0f}" if column == "knn" else f"{v:.3g}" for v in (min(values), max(values))]
+    loss = "U" if {run.chain["similarity"] for run in runs} == {"abscos"} else "loss"
+    name = loss if column == "energy" else Y_NAMES.get(column, column)
+    text = f"{name} ends at {' to '.join(dict.fromkeys(span))}{chr(160) + '%' if column == 'knn' else ''}"
+    return f"{text}: {verdict(runs)}" if column == "center" else text
+
+
+def conditions(runs):
+    """Under what the numbers of a picture stand."""
+    batches, bits = (" and ".join(sorted({str(r.chain[key]) for r in runs})) for key in ("batch_size", "precision"))
+    k, train, test, kind, bn = runs[0].scale[1:6]
+    text = f"{runs[0].data}, batch {batches}, {bits}; {k}-NN on {train or 'all'} training, {test or 'all'} test images"
+    return text + ", trunk features" * (kind != "z") + ", running BatchNorm statistics" * (bn != "recalibrated")
+
+
+# --------------------------------------------------------------------------------------------------------------- lines
+
+
+def gathered(x, y):
+    """(x, mean, lowest, highest) of the finite y (n,) at each x, or over POINTS stretches where there are more."""
+    x, y = x[np.isfinite(y)], y[np.isfinite(y)]
+    x, y = np.sort(x), y[np.argsort(x, kind="stable")]
+    starts = np.flatnonzero(np.diff(x, prepend=-math.inf))
+    if not len(x):
+        return x, y, y, y
+    if len(starts) > POINTS:
+        starts = starts[np.linspace(0, len(starts), POINTS + 1).astype(int)[:-1]]
+    means = (np.add.reduceat(values, starts) / np.diff([*starts, len(x)]) for values in (x, y))
+    return *means, np.minimum.reduceat(y, starts), np.maximum.reduceat(y, starts)
+
+
+def curve(runs, y):
+    """(x, mean, low, high) of the runs of one label; low to high is the shade: the seeds', or k-NN's standard error."""
+    columns = [(t["step"], t[y]) for t in (run.energies if y == "energy" else run.metrics for run in runs)]
+    x, mean, low, high = gathered(*map(np.concatenate, zip(*columns, strict=True)))
+    error = np.sqrt(mean * (1 - mean) / runs[0].tests) if y == "knn" and len(runs) == 1 and runs[0].tests else 0
+    return x, mean, low - error, high + error
+
+
+def walk_curve(walks, eps, length, column):
+    """(x, mean): a column along the random walk of step eps, from walks of any step E.
+
+    Without energy and prior W_t - W_0 ~ N(0, t v eps^2 I), v of L and alpha: t samples of E are t (E/eps)^2 of eps.
+    """
+    x = np.concatenate([[], *(np.round(run.metrics["step"] * (run.chain["eps"] / eps) ** 2, 6) for run in walks)])
+    y = np.concatenate([[], *(run.metrics[column] for run in walks)])
+    seen = (x <= length) & ((x == 0) | (x >= 1))
+    return gathered(x[seen], y[seen])[:2]
+
+
+def draw_lines(axes, panel, names, styles):
+    """A line and its shade per label; dotted the walks, and around them the band that the divergence allows."""
+    for eps in panel.figure.eps:
+        x, y = walk_curve(panel.walks, eps, panel.figure.length, panel.y)
+        if len(x) > 1:
+            color, bound = styles[LABELS["step"]({"eps": eps})]["color"], panel.bounds.get(eps, 1)
+            axes.plot(x, y, ":", color=color, linewidth=1.2, label=NOISE, zorder=1.8)
+            if bound <= 0.1:
+                axes.fill_between(x, np.maximum(y - bound, 0), y + bound, color=color, alpha=0.1, linewidth=0)
+    for name in dict.fromkeys(names[run.path] for run in panel.runs):
+        runs = [run for run in panel.runs if names[run.path] == name]
+        x, y, low, high = curve(runs, panel.y)
+        if len(x):
+            if len(runs) > 1 or len(x) == POINTS:
+                axes.fill_between(x, low, high, color=styles[name]["color"], alpha=0.2, linewidth=0)
+            else:
+                axes.vlines(x, low, high, color=styles[name]["color"], linewidth=0.7)
+            axes.plot(x, y, label=name, linewidth=1.4, markersize=4, markerfacecolor="none",
+                      markevery=max(1, len(x) // 8), **styles[name])  # fmt: skip
+
+
+def draw_references(axes, panel, fresh):
+    """Thin lines: the untrained level (row 0 of the runs without --init), chance, and the threshold of collapse."""
+    start = [run.metrics[panel.y][0] for run in fresh if len(run.metrics["step"]) and run.metrics["step"][0] == 0]
+    chances = {run.chance for run in [*panel.runs, *panel.walks]}
+    chance = chances.pop() if panel.y == "knn" and len(chances) == 1 else None
+    levels = np.mean(start) if start else None, chance, THRESHOLD if panel.y == "center" else None
+    for level, (name, dashes) in zip(levels, REFERENCES.items(), strict=True):
+        if level is not None and panel.y in ("knn", "center"):
+            axes.axhline(level, color="0.3", linewidth=0.8, linestyle=dashes, label=name, zorder=1)
+
+
+def dress(axes, title, x, y):
+    """Title and names of the axes; shares in per cent."""
+    axes.set_title(textwrap.fill(title, 44), fontsize=8)
+    axes.set_xlabel(x, fontsize=8), axes.set_ylabel(y, fontsize=8)
+    axes.tick_params(labelsize=7)
+    if y in ("k-NN accuracy", "right at most in"):
+        axes.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.3g} %")
+
+
+def stretch(all_axes):
+    """A logarithmic x axis, with 0, where some lines would be a spot beside others; one y axis for the same y."""
+    lines = [line.get_xdata() for a in all_axes for line in a.lines if line.get_label() not in REFERENCES]
+    longest, shortest = (pick((max(x) for x in lines if max(x) > 0), default=1) for pick in (max, min))
+    for axes in all_axes:
+        axes.locator_params(axis="x", nbins=5, integer=True)
+        if longest > 20 * shortest:
+            axes.set_xscale("symlog", linthresh=1)
+            axes.set_xlim(-0.3, 1.6 * longest)
+        axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.10g}")
+        same = [other.get_ylim() for other in all_axes if other.get_ylabel() == axes.get_ylabel()]
+        if axes.get_ylabel() in ("k-NN accuracy", "centre ratio", "energy U"):
+            axes.set_ylim(min(low for low, _ in same), max(high for _, high in same))
+
+
+def canvas(rows, title):
+    """(figure, [(axes, panel)]) of these rows of panels; the title is broken where it would leave the picture."""
+    from matplotlib.figure import Figure as Canvas
+
+    columns = max(map(len, rows))
+    width = max(6.4, 3.1 * columns)
+    figure = Canvas(figsize=(width, 1.4 + 2.2 * len(rows)), layout="constrained")
+    figure.suptitle("\n".join(textwrap.fill(line, int(14 * width)) for line in title.split("\n")), fontsize=9)
+    places = ((i * columns + j + 1, panel) for i, row in enumerate(rows) for j, panel in enumerate(row))
+    return figure, [(figure.add_subplot(len(rows), columns, place), panel) for place, panel in places]
+
+
+def draw_figure(rows, names, fresh, title):
+    """The picture with these rows of Panels, one legend for all below them."""
+    walks = {LABELS["step"]({"eps": e}) for row in rows for panel in row for e in panel.figure.eps if panel.walks}
+    order = sorted(set(names.values()) | walks)
+    styles = {name: {"color": COLORS[i % 8], "marker": MARKERS[i % 8]} for i, name in enumerate(order)}
+    figure, panels = canvas(rows, title)
+    for axes, panel in panels:
+        draw_lines(axes, panel, names, styles)
+        draw_references(axes, panel, fresh)
+        axes.grid(linewidth=0.3, color="0.85")
+        methods, losses = ({run.chain[key] for run in panel.runs} for key in ("method", "similarity"))
+        y = LOSSES.get(tuple(losses), "U or 1 + cosine loss") if panel.y == "energy" else Y_NAMES.get(panel.y, panel.y)
+        dress(axes, panel.title, "updates" if methods == {"sgd"} else "samples", y)
+    stretch(figure.axes)
+    handles = {k: v for a in figure.axes for v, k in zip(*a.get_legend_handles_labels(), strict=True)}
+    shown = [name for name in [*order, NOISE, *REFERENCES] if name in handles]
+    columns = min(len(shown), int(figure.get_figwidth() / (0.7 + 0.063 * max(map(len, shown), default=0))))
+    handles = [handles[name] for name in shown]
+    figure.legend(handles, shown, loc="outside lower center", ncols=max(1, columns), fontsize=8, frameon=False)
+    return figure
+
+
+# -------------------------------------------------------------------------------------------------------- the argument
+
+
+def best_test(kl):
+    """Share of the cases that a test of chain against walk can get right, by Pinsker's and Bretagnolle's bounds."""
+    return (1 + np.minimum(np.sqrt(kl / 2), np.sqrt(1 - np.exp(-kl)))) / 2
+
+
+def collapse_bound(center, m):
+    """At most this much of the posterior, the prior weighted by m, lies beyond the threshold (95 % confidence).
+
+    Posterior(A) <= prior(A) / E[m]: an upper limit (log 40 / n or Chernoff's) over a lower one, each 2.5 % to fail.
+    """
+    n, hits, a = len(m), int(np.sum(~(center <= THRESHOLD))), math.log(40)
+    upper = (hits + a + math.sqrt(a * a + 2 * a * hits) if hits else a) / n
+    lower = np.mean(m) - 1.96 * np.std(m) / math.sqrt(n)
+    return min(1.0, upper / lower) if lower > 0 else 1.0
+
+
+def draw_posterior(axes, table):
+    """Centre ratio of random networks under each prior, filled, and weighted by m = exp(-U), as a line."""
+    bins, limits = np.arange(math.floor(100 * np.nanmin(table["center"])) - 1, 102) / 100, []
+    for color, prior in zip(COLORS, dict.fromkeys(table["prior"]), strict=False):
+        center, m = (table[name][table["prior"] == prior] for name in ("center", "m"))
+        axes.hist(center, bins, weights=np.full(len(m), 1 / len(m)), color=color, alpha=0.35, label=prior)
+        axes.hist(center, bins, weights=m / m.sum(), color=color, histtype="step")
+        limits.append(collapse_bound(center, m))
+    axes.axvline(THRESHOLD, color="0.3", linewidth=0.8, linestyle=(0, (4, 1, 1, 1)), label=f"threshold {THRESHOLD}")
+    title = f"The posterior collapses with a probability below {100 * max(limits):.2g} % under each prior"
+    dress(axes, title, "centre ratio (filled: prior, line: posterior)", "share of the networks")
+
+
+def draw_tests(axes, table):
+    """How often the best test tells the chains of Figure 1 from noise alone; dashed: without the first sample."""
+    drawn = table["figure"] == "1"
+    for color, L in zip(COLORS, sorted(set(table["L"][drawn])), strict=False):
+        order = sorted(np.flatnonzero(drawn & (table["L"] == L)), key=lambda i: table["eps"][i])
+        eps, kl, se, first, right = (table[name][order] for name in ("eps", "kl", "kl_se", "kl_first", "accuracy"))
+        lower, upper = np.maximum(kl - 2 * se, 0), kl + 2 * se
+        spread = best_test(kl) - best_test(lower), best_test(upper) - best_test(kl)
+        axes.errorbar(eps, right, spread, color=color, marker="o", markersize=3, capsize=2, label=f"L {L:g}")
+        axes.plot(eps, best_test(np.maximum(kl - first, 0)), "--", color=color, linewidth=0.8)
+    axes.axhline(0.5, color="0.3", linewidth=0.8, linestyle=(0, (1, 2)), label="guessing")
+    axes.set_xscale("log")
+    low, high = (f"{100 * pick(table['accuracy'][drawn]):.0f}" for pick in (np.min, np.max))
+    title = f"Chain or noise alone? The best test of all samples is right in at most {low} to {high} %"
+    dress(axes, title, "eps (dashed: without the first sample)", "right at most in")
+
+
+def draw_phase(axes, runs, y, table):
+    """Where the runs end over (energy scale, eps): mean over the seeds, and half their range; the scale of KL 1."""
+    scales, eps = (sorted({run.chain[name] for run in runs}) for name in ("energy_scale", "eps"))
+    means = np.full((len(eps), len(scales)), np.nan)
+    for i, j in np.ndindex(means.shape):
+        values = [last(r, y) for r in runs if (r.chain["eps"], r.chain["energy_scale"]) == (eps[i], scales[j])]
+        if values:
+            means[i, j] = np.mean(values)
+            text = f"{means[i, j]:.3f}" + f"\n±{(max(values) - min(values)) / 2:.3f}" * (len(values) > 1)
+            axes.text(j, i, text, ha="center", va="center", fontsize=6)
+    axes.imshow(means, origin="lower", aspect="auto", cmap="YlOrBr", vmax=1.5 * np.nanmax(means))
+    axes.set_xticks(range(len(scales)), map(short, scales)), axes.set_yticks(range(len(eps)), map(short, eps))
+    if 1 in scales:
+        x, top = scales.index(1), len(eps) - 0.55
+        axes.plot(x + np.array([-0.45, 0.45, 0.45, -0.45, -0.45]), [-0.45, -0.45, top, top, -0.45], label="the paper")
+    L, sg = runs[0].chain["L"], runs[0].chain["sg"]
+    mine = np.flatnonzero((table["figure"] == "1") & (table["L"] == L)) if table and not sg else ()
+    least = scales[0] == 0  # 0 has no place on the logarithmic way from scale to scale
+    for step, kl in ((table["eps"][i], table["kl"][i]) for i in mine):
+        if step in eps:
+            x, i = np.interp(-math.log(kl) / 2, np.log(scales[least:]), range(least, len(scales))), eps.index(step)
+            axes.plot([x, x], [i - 0.45, i + 0.45], "--", color="0.5", label="all samples differ from noise by KL 1")
+    dress(axes, f"L {L}{', with SG' * sg}: {ends(runs, y)}", "energy scale", "eps")
+
+
+# -------------------------------------------------------------------------------------------------------------- figures
+
+EPS, BOTH, ALL = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6), ["knn", "center"], ["knn", "center", "energy"]
+LEAPFROGS = {1: "(a) L 1", 2: "(b) L 2", 3: "(c) L 3", 5: "(d) L 5"}  # the paper's letters
+STEPS = {1e-3: "(a) eps 1e-3", 1e-2: "(b) eps 1e-2"}
+METHODS, LOSS = {"sgd": "(a) SGD", "sghmc": "(b) SGHMC"}, {"abscos": "|cos|", "cos": "cosine", "l2": "L2"}
+STEP, PARTS = LABELS["step"], ["energy", "entropy_z", "entropy", "mi", "center"]
+FIGURES = {
+    "run": Figure("", ["itself"], lambda _: "this run", ALL),
+    "fig1": Figure("Figure 1: SGHMC without stop-gradient", ["fig1"], STEP, ["knn"], "L", LEAPFROGS, ("null", "walk"),
+                   EPS[:4], 50_000),
+    "fig2": Figure("Figure 2: from a pretrained SimSiam, without stop-gradient", ["fig2a", "fig2b"], STEP, BOTH,
+                   "method", METHODS, ("walk",), EPS, 15_000),
+    "fig3": Figure("Figure 3: energy of the chains of Figure 1", ["fig1"], STEP, ["energy"], "L", LEAPFROGS),
+    "fig4": Figure("Figure 4: friction and deviation of velocities", ["fig4"], LABELS["fig4"], BOTH, "eps", STEPS),
+    "fig5": Figure("Figure 5: SGD on the energy and on the cosine loss", ["fig5"], LABELS["fig5"], ALL, None,
+                   {"knn": "(a)", "energy": "(b)"}),
+    "pretrain": Figure("The SimSiam that Figure 2 starts from", ["pretrain"], LABELS["fig5"], ALL),
+    "controls": Figure("Controls at L 3, eps 1e-3", ["controls"], LABELS["controls"], BOTH),
+    "note": Figure("The Note: a loss and its parts", ["note"], LABELS["note"], PARTS, "similarity", LOSS),
+}  # fmt: skip
+
+
+def panels_of(figure, runs, walks, table):
+    """Rows of Panels: the runs shared out by the figure's setting, beside each the walks of its L and kind of start."""
+    starts = {run.chain["init"] is None for run in runs}
+    beside = [run for run in walks if (run.chain["init"] is None) in starts]
+    values, rows = sorted({run.chain[figure.by] for run in [*runs, *beside]}) if figure.by else [None], []
+    for y in figure.columns:
+        row = []
+        for value in values:
+            mine, noise = ([r for r in g if not figure.by or r.chain[figure.by] == value] for g in (runs, beside))
+            name = figure.names.get(value, f"{figure.by} {value}") + ":" if figure.by else figure.names.get(y, "")
+            wanted = (figure.targets[-1][3:], 3 if figure.by == "method" else value, starts == {True})
+            kinds = zip(table["figure"], table["L"], table["start"] == "random", strict=True) if table else ()
+            bounds = {table["eps"][i]: 2 * table["accuracy"][i] - 1 for i, kind in enumerate(kinds) if kind == wanted}
+            title = f"{name} {ends(mine, y) if mine else 'noise alone'}".strip()
+            row.append(Panel(title, mine, y, noise, figure, bounds))
+        if any(len(curve(panel.runs, y)[0]) for panel in row if panel.runs):
+            rows += [row[:2], row[2:]] if figure.columns[1:] == [] and len(row) > 2 else [row]
+    return rows if figure.by else [sum(rows, [])] * bool(rows)
+
+
+def pictures(runs, tables):
+    """Yields (name, picture) for everything that these runs and tables allow."""
+    runs, table = [run for run in runs if belongs(run) and len(run.metrics["step"])], tables.get("divergence", {})
+    for name, figure in FIGURES.items():
+        mine = [run for run in runs if run.target in figure.targets]
+        for i, scale in enumerate(sorted({run.scale for run in mine}, key=str)):
+            part, near = ([run for run in group if run.scale == scale] for group in (mine, runs))
+            walks, fresh = [r for r in near if r.target in figure.walks], [r for r in near if r.chain["init"] is None]
+            title = f"{figure.title or part[0].path.absolute().name}: {verdict(part)}"
+            if rows := panels_of(figure, part, walks, table):
+                names = labelled(part, figure.label, figure.by)
+                yield name + f"_{i + 1}" * (i > 0), draw_figure(rows, names, fresh, f"{title}\n{conditions(part)}")
+    yield from argument([run for run in runs if run.target == "scale"], tables)
+
+
+def argument(runs, tables):
+    """Yields ("scale", picture) and ("headline", picture), as far as there are runs and tables for them."""
+    groups, table = {}, tables.get("divergence", {})
+    for run in sorted(runs, key=lambda run: (run.chain["sg"], run.chain["L"])):
+        groups.setdefault((run.scale, *(run.chain[k] for k in ("batch_size", "sg", "L"))), []).append(run)
+    rows = [[(draw_phase, group, y, table) for y in ("center", "knn", "energy")] for group in groups.values()]
+    parts = [(draw, tables[k]) for k, draw in (("prior", draw_posterior), ("divergence", draw_tests)) if k in tables]
+    parts += [max(rows, key=lambda row: len(row[0][1]))[0]] if rows else []
+    ended = "Where runs end over energy scale and step (box: the paper's; dashed: KL to noise 1 over all samples)\n"
+    ended += "\n".join(dict.fromkeys(map(conditions, groups.values())))
+    asked = "Does the posterior collapse, does a chain feel its energy, and from which energy scale on?"
+    for name, title, grid in (("scale", ended, rows), ("headline", asked, [parts] * bool(parts))):
+        if grid:
+            figure, panels = canvas(grid, title)
+            for axes, (draw, *given) in panels:
+                draw(axes, *given)
+                handles = {k: v for v, k in zip(*axes.get_legend_handles_labels(), strict=True)}
+                if name == "headline":
+                    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17), "ncols": 2}
+                    axes.legend(handles.values(), handles, fontsize=6, frameon=False, **below)
+            yield name, figure
 
 
 def main(argv=None):
     """The command line; returns the exit code: 0 done, 2 bad input."""
-    how = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=how)
-    parser.add_argument("runs", nargs="+", metavar="RUNS", help="run folders, or folders that contain them")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the pictures go")
-    arguments = parser.parse_args(argv)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="run folders, or folders that contain them")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where the pictures go")
+    given = parser.parse_args(argv)
     try:
-        try:
-            import matplotlib  # noqa: F401
-        except ImportError:
-            raise BadInput('matplotlib is missing: pip install -e ".[figures]"') from None
-        runs = find_runs(arguments.runs)
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        draw_all(runs, arguments.out)
+        import matplotlib  # noqa: F401
+
+        runs, tables = find(given.runs)
+        if single := len(runs) == 1 and runs[0].path in given.runs:
+            runs = [runs[0]._replace(target="itself")]
+        if others := [run for run in runs if not belongs(run)]:
+            print(f"left out: {len(others)} that are no run of the figure of their folder, such as {others[0].path}")
+        drawn = list(pictures(runs, tables))
+        if not drawn:
+            raise BadInput(f"nothing to draw in {', '.join(map(str, given.runs))}")
+        out = given.out or given.runs[0] / ("" if single else "figures")
+        out.mkdir(parents=True, exist_ok=True)
+        for name, picture in drawn:
+            picture.savefig(out / f"{name}.png", dpi=150)
+            print(out / f"{name}.png")
         return 0
-    except (BadInput, OSError) as error:
-        print(f"figures: {error}", file=sys.stderr)
+    except (BadInput, OSError, ImportError) as error:
+        missing = 'matplotlib is missing: pip install -e ".[figures]"'
+        print(f"figures: {missing if isinstance(error, ImportError) else error}", file=sys.stderr)
         return 2
 
 
