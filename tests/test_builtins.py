@@ -259,7 +259,7 @@ N = 200_000
 
 
 def battery(normals):
-    """None, or what is wrong with a source of normals(seed, step, n) -> rows; for N coordinates.
+    """None, or what is wrong with a source of normals(seed, step, n, rows); for N coordinates.
 
     False alarm: the tests share 1e-6 evenly. Pairs: x.y/|y| is N(0, 1) exactly if x is white and independent of y.
     Shape: sqrt(N) sup|F_N - F| > t has probability <= 2 exp(-2 t^2) (Dvoretzky, Kiefer, Wolfowitz, Massart).
@@ -268,7 +268,7 @@ def battery(normals):
     """
     rows = {}
     for seed, step in ((0, 0), (0, 1), (1, 0)):
-        source = normals(seed, step, N)
+        source = normals(seed, step, N, 7)
         for j in range(7):
             rows[f"seed {seed} sample {step} row {j}"] = np.asarray(next(source), dtype=np.float64)
     names, X = list(rows), np.array(list(rows.values()))
@@ -308,11 +308,10 @@ def broken_sources(normals):
     """Sources of normals with the bugs of samplers that draw their own."""
     @functools.cache
     def draws(seed, step):
-        source = normals(seed, step, N)
-        return [np.asarray(next(source), dtype=np.float64) for _ in range(8)]
+        return [np.asarray(row, dtype=np.float64) for row in normals(seed, step, N, 8)]
 
     def rows_of(change):
-        return lambda seed, step, n: (change(draws(seed, step), j, seed, step) for j in range(7))
+        return lambda seed, step, n, rows: (change(draws(seed, step), j, seed, step) for j in range(7))
 
     generator = np.random.default_rng(0)
     return {
@@ -327,11 +326,11 @@ def broken_sources(normals):
         "one scalar for all coordinates": rows_of(lambda r, j, *_: r[j][0] + 0 * r[j]),
         "tensors of equal shape share draws": rows_of(lambda r, j, *_: np.tile(r[j][: len(r[j]) // 2], 2)),
         "neighbours share draws": rows_of(lambda r, j, *_: np.repeat(r[j][::2], 2)),
-        "the same draws in every sample": lambda seed, step, n: iter(draws(seed, 0)),
-        "the same draws for every seed": lambda seed, step, n: iter(draws(0, step)),
+        "the same draws in every sample": lambda seed, step, n, rows: iter(draws(seed, 0)),
+        "the same draws for every seed": lambda seed, step, n, rows: iter(draws(0, step)),
         "standard deviation 1.1": rows_of(lambda r, j, *_: 1.1 * r[j]),
         "mean 0.1": rows_of(lambda r, j, *_: r[j] + 0.1),
-        "samples overlap": lambda seed, step, n: iter(draws(seed, 0)[step:]),
+        "samples overlap": lambda seed, step, n, rows: iter(draws(seed, 0)[step:]),
         "zero": rows_of(lambda r, j, *_: 0 * r[j]),
     }
 
@@ -357,7 +356,7 @@ def test_two_samples_of_the_chain_have_the_gaussian_law_of_the_quadratic():
     sd = float(sum(positions(x)[-1][0] ** 2 for x in draws)) ** 0.5
 
     def sample(w, step):
-        return sghmc_step(w, normals(3, step, N), lambda x: 2 * x, **case.settings())
+        return sghmc_step(w, normals(3, step, N, 7), lambda x: 2 * x, **case.settings())
 
     W1 = sample(torch.zeros(N), 0)
     W2 = sample(W1, 1)
