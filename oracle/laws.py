@@ -52,13 +52,18 @@ NOISES = {"variance 2 (1 - r) M": lambda r: 2 * (1 - r), "variance (1 - r^2) M":
           "none": lambda r: 0.0}
 
 
-def scheme(letters, r, noise, momentum=1.0):
+STARTS = {"": np.sqrt, ", momentum drawn from N(0, I) instead of N(0, M)": lambda M: 1.0,
+          ", momentum starts at 0": lambda M: 0.0}
+
+
+def scheme(letters, r, noise, start=np.sqrt):
     """A step that repeats the letters: G gradient; A, a drift by eps, eps/2; b half kick without friction; O, o
     friction r, sqrt(r) with noise; K full kick with friction r; k half kick of Algorithm 1, friction sqrt(r);
-    R fresh momentum. noise(r): the variance over M that belongs to a friction of r."""
+    R fresh momentum. noise(r): the variance over M that belongs to a friction of r; start(M): the standard deviation
+    of the first momentum."""
     def step(w, z, grad, *, eps, L, alpha, mass=1.0, b_hat=0.0):
         rows = iter(z)
-        X, Phi, g = np.array(w, dtype=float), momentum * np.sqrt(mass) * next(rows), None
+        X, Phi, g = np.array(w, dtype=float), start(mass) * next(rows), None
 
         def rub(Phi, r):
             return r * Phi + np.sqrt(noise(r) * mass) * next(rows)
@@ -111,9 +116,8 @@ def other_scheme(seen):
         r = (1 - alpha) ** 2 if fresh else measured_friction(seen)
         if r is None or not 0 < r <= 1 or not same_responses(seen, scheme(letters, r, NOISES["none"])):
             continue
-        found = [f"noise {noise}" + ("" if momentum else ", momentum starts at 0")
-                 for noise, law in NOISES.items() for momentum in (1.0, 0.0)
-                 if explains_law(generic, scheme(letters, r, fresh_law if fresh else law, momentum))]
+        found = [f"noise {noise}{words}" for noise, law in NOISES.items() for words, start in STARTS.items()
+                 if explains_law(generic, scheme(letters, r, fresh_law if fresh else law, start))]
         if found or not fresh:
             how = "" if fresh else f"; friction {friction_words(r, alpha)} a step, " + (
                 found[0] if found else "its noise has none of the usual laws")

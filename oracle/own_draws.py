@@ -19,6 +19,7 @@ from functools import cached_property
 
 import numpy as np
 
+import reference_numpy
 from oracle import chance
 from oracle.calls import Broken, Layout, U, call, noise_map, reach, takes, with_noise
 
@@ -343,3 +344,11 @@ def summary(statistics):
         groups.setdefault((s.kind, s.group), []).append(s)
     return [f"{group}: {members[0]}" + (f", and {len(members) - 1} more" if len(members) > 1 else "")
             for (_, group), members in groups.items()]
+
+
+def look(impl):
+    """What is seen of an implementation (name, module, dtype, scalar_mass), asked once however many tests want it."""
+    if "own_draws" not in impl.__dict__:
+        impl.own_draws = OwnDraws(impl.module.sghmc_sample, reference_numpy.sghmc_step, dtype=impl.dtype,
+                                  scalar_mass=impl.scalar_mass)
+    return impl.own_draws

@@ -194,6 +194,8 @@ OTHERS = {
 
 SCHEMES = {
     "posteriors": (with_noise(laws.scheme("GAK", 0.625, lambda r: 2 * (1 - r))), "explicit Euler"),
+    "momentum without its mass": (with_noise(laws.scheme("GAK", 0.625, lambda r: 2 * (1 - r), lambda M: 1.0)),
+                                  "noise variance 2 (1 - r) M, momentum drawn from N(0, I) instead of N(0, M)"),
     "new position": (with_noise(laws.scheme("AGK", 0.625, lambda r: 2 * (1 - r))), "gradient at the new position"),
     "kick first": (with_noise(laws.scheme("GKA", 0.5, lambda r: 1 - r * r)), "kick first"),
     "OBABO": (with_noise(laws.scheme("oGbAGbo", math.exp(-0.75), lambda r: 1 - r * r)), "OBABO"),
