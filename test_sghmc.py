@@ -11,7 +11,9 @@ from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
+import pytest
 
+from oracle import generators
 from oracle.arithmetic import assert_close, determinant, rational, roots, square_root
 from oracle.cases import any_case, deepest, exact_case, frictionless_case, generic_case, rounded_case, still_case
 from oracle.closed_forms import (
@@ -28,7 +30,7 @@ from oracle.closed_forms import (
     variance,
 )
 from oracle.implementations import numbers
-from oracle.properties import holds_for
+from oracle.properties import holds_for, own_draws
 from oracle.report import note
 from oracle.sampler import (
     Case,
@@ -368,3 +370,80 @@ def test_a_step_writes_no_argument_shares_no_memory_and_keeps_no_state(impl, dra
     z += 1
     assert (numbers(raw, w.shape, "sghmc_step returns") == first).all(), "the result shares memory with an argument"
     assert (run(impl, case) == first).all(), "the same inputs gave other bits: something is kept between calls"
+
+
+# ------------------------------------------------------------------------ own draws: exact, no statistics
+
+@own_draws
+def test_same_seed_gives_the_same_bits_and_another_seed_another_sample(seen):
+    return seen.repeats()
+
+
+@own_draws
+def test_callers_params_and_gradients_are_left_as_they_were(seen):
+    return seen.arguments()
+
+
+@own_draws
+def test_gradient_is_asked_at_each_position_of_the_path_and_the_path_ends_with_the_sample(seen):
+    return seen.path()
+
+
+@own_draws
+def test_sample_moves_with_its_start_and_by_the_right_part_of_each_gradient_whatever_their_size(seen):
+    """One seed, two calls: the noise cancels."""
+    return seen.moved()
+
+
+@own_draws
+def test_own_noise_with_b_hat_above_the_friction_is_refused(seen):
+    return seen.refuses()
+
+
+# ------------------------------------------------------------------------------------------ own draws: law
+
+@own_draws
+def test_increments_have_the_mean_and_the_covariance_of_algorithm_1(seen):
+    """For L = 1, 2 and 3, with and without a mass, B^ = C / 4, alpha = 0, and three samples of a chain."""
+    return seen.law()
+
+
+@own_draws
+def test_many_leapfrogs_and_a_mass_for_each_coordinate_keep_that_covariance(seen):
+    return seen.deep_law()
+
+
+@own_draws
+def test_a_mass_for_each_coordinate_is_taken(seen):
+    if isinstance(seen.mass_per_coordinate, str):
+        pytest.skip(seen.mass_per_coordinate)
+    return []
+
+
+@own_draws
+def test_tensors_of_a_single_number_have_the_law_of_all_others_over_many_seeds(seen):
+    return seen.small_tensors()
+
+
+@own_draws
+def test_single_draws_are_normal_out_to_their_tails(seen):
+    return generators.distribution(seen)
+
+
+@own_draws
+def test_no_draw_is_rounded_to_a_shorter_format(seen):
+    return generators.digits(seen)
+
+
+# ---------------------------------------------------------------------------------- own draws: independence
+
+@own_draws
+def test_no_two_draws_are_equal(seen):
+    """Between coordinates, tensors, leapfrogs and consecutive seeds, in whatever order."""
+    return generators.sharing(seen)
+
+
+@own_draws
+def test_coordinates_tensors_leapfrogs_and_successive_samples_are_independent(seen):
+    """Coordinates at distances from 1 to 2^16; tensors of one shape; each leapfrog of each of three samples."""
+    return generators.independence(seen)

@@ -112,7 +112,7 @@ def load(place):
     known = [name for name in BITS if name in dtype]
     if not known:
         refuse(f"DTYPE must be float64 or float32, not {dtype}")
-    return Implementation(place, module, known[0])
+    return Implementation(place, module, known[0], scalar_mass=getattr(module, "MASS", "") == "scalar")
 
 
 def from_file(place, refuse):

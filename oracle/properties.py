@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.errors import HypothesisException
 
 from oracle import report
+from oracle.calls import Broken
 from oracle.implementations import ROOT
 from oracle.inputs import Draw
+from oracle.own_draws import look
 
 RANDOM = bool(os.environ.get("SGHMC_RANDOM"))
 THOROUGH = RANDOM or os.environ.get("SGHMC_IMPL")  # the built-ins pass at every run: a third of the examples will do
@@ -54,6 +56,23 @@ def holds_for(capability, keyword=None, examples=20):
     return register
 
 
+def own_draws(check):
+    """Make check(what is seen of a sampler) -> facts that are wrong, in words, a test of every implementation that
+    draws its own noise."""
+    def test(impl):
+        try:
+            facts = check(look(impl))
+        except Broken as error:
+            facts = [str(error)]
+        if facts:
+            more = f" (and {len(facts) - 1} more of the kind)" if len(facts) > 1 else ""
+            report.record(impl, "sghmc_sample", check.__name__, facts[0] + more)
+
+    test.__name__, test.__doc__, test.__module__ = check.__name__, check.__doc__, check.__module__
+    test.needs = "sghmc_sample", None
+    return test
+
+
 @contextlib.contextmanager
 def recorded(impl, capability, test):
     """Keeps a failure for the end of the run, where its cause is named once; a traceback of ours would say nothing."""
@@ -63,9 +82,9 @@ def recorded(impl, capability, test):
     except HypothesisException:
         raise
     except AssertionError as error:
-        report.record(impl, capability, test, error, str(error))
+        report.record(impl, capability, test, str(error))
     except Exception as error:
-        report.record(impl, capability, test, error, f"{type(error).__name__}: {error}{where(error)}")
+        report.record(impl, capability, test, f"{type(error).__name__}: {error}{where(error)}")
 
 
 def where(error):

@@ -207,7 +207,7 @@ def members(session):
 
 
 def heeded():
-    """A shell can trap no signal that was ignored when it began, as SIGINT is for what a script puts to the background."""
+    """Signals as by default: a shell cannot trap one that was ignored when it began, as in the background of a script."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_DFL)
 
