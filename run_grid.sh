@@ -32,7 +32,7 @@ steps="1e-1 1e-2 1e-3 1e-4" six="1e-1 1e-2 1e-3 1e-4 1e-5 1e-6" start=(--init "$
 small="--batch-size 64 --precision bf16 --knn-train 3000 --knn-test 1500" # what two cores can do
 
 quick() { # SGD shows that a collapse is seen where there is one
-    local i data=gratings tiny="--data gratings --batch-size 32 --knn-train 2000 --knn-test 500 --eval-every 20"
+    local i data=gratings tiny="--data gratings --batch-size 32 --knn-train 2000 --knn-test 500 --eval-every 25"
     local wide="--L 1 --eps 1e-1 --samples 100 $tiny" rate="--warmup-epochs 0 --no-cosine --updates 100 $tiny"
     for i in "${!flags[@]}"; do [[ ${flags[i]} != --data ]] || data=${flags[i + 1]}; done
     append "$OUT/quick" tools/divergence.py --quick --data "$data" --out "$OUT/quick"
@@ -163,7 +163,7 @@ pass_on() { # a signal that ends with code $1, if one came, to the runs, if ther
     ((!signal)) || [[ -z $group ]] || { kill -TERM -- "-$group" 2>/dev/null; group=; }
 }
 verdicts() { # on posterior and chains by tools/divergence.py, on the scale from the last rows of the tables
-    grep -E '^(posterior|chain)' "$OUT/quick/log.txt"
+    sed 'H; /^\$ /h; $!d; x' "$OUT/quick/log.txt" | grep -E '^(posterior|chain)' # since its last start
     cd "$OUT/quick" && awk -F, 'FNR == 1 { n++; for (i = 1; i <= NF; i++) at[$i] = i } # the names of the columns
         { r[n] = sprintf("%.3f (%s)", $at["center"], $at["collapsed"]) }
         END { print "scale: centre ratio (collapsed?) without energy " r[1] ", at scale 1 " r[2] ", at 512 " r[3] \
