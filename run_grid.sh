@@ -170,6 +170,7 @@ verdicts() { # on posterior and chains by tools/divergence.py, on the scale from
             ", at 5e4 " r[4] ", with stop-gradient " r[5] "; SGD without stop-gradient " r[6] ", with it " r[7] }' \
         {scale/L1_eps1e-1_scale{0,1,512,5e4,5e4_sg},fig5/{no-sg,sg}-cos}_seed${seeds%% *}/metrics.csv
 }
+{ # all of this is read before it begins: the file may change while the runs go on
 targets="quick fig1 pretrain fig2a fig2b fig4 fig5 controls null note cpu scale long all"
 flags=() lines=() first=() second=() failed=() count=0 list= missing= signal=0 group= target=fig1 && declare -A values
 for word in "$@"; do
@@ -204,8 +205,7 @@ fi
 cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) # nproc: those that this process may use
 [[ $JOBS == 1 ]] || export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > JOBS ? cores / JOBS : 1))} # more would wait
 GPUS=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null)}
-[[ " ${flags[*]} " != *" --device "* ]] || GPUS= # all see all
-export GPUS && export -f run_one ready
+[[ " ${flags[*]} " != *" --device "* ]] || GPUS=; export GPUS && export -f run_one ready
 [[ -z $missing ]] || stop "$target starts from $missing, which is not there or not finished: bash run_grid.sh pretrain"
 todo=("${first[@]}" "${second[@]}")
 echo "$target: ${#lines[@]} runs, $((${#todo[@]} / 3)) of them to do, $JOBS at a time; log.txt in each folder has more"
@@ -217,4 +217,4 @@ for ((i = 0; i < ${#todo[@]}; i += 3)); do
 done
 ((${#failed[@]})) || [[ $target != quick ]] || (verdicts)
 [[ -n $SLURM_ARRAY_TASK_ID ]] || "$PYTHON" "$here/tools/figures.py" "$OUT" --out "$OUT/figures" || echo "no pictures"
-((!${#failed[@]})) || { printf 'failed: %s\n' "${failed[@]}" >&2 && exit 1; }
+((!${#failed[@]})) || { printf 'failed: %s\n' "${failed[@]}" >&2; exit 1; }; exit; }

@@ -227,9 +227,9 @@ class Grid:
         (self.folder / name).write_text(text)
         (self.folder / name).chmod(0o755)
 
-    def start(self, line="", **environment):
+    def start(self, line="", script=ROOT / "run_grid.sh", **environment):
         process = subprocess.Popen(
-            ["bash", str(ROOT / "run_grid.sh"), *shlex.split(line)], cwd=self.folder, text=True,
+            ["bash", str(script), *shlex.split(line)], cwd=self.folder, text=True,
             env=self.environment | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
             preexec_fn=heeded,
         )  # fmt: skip
@@ -541,6 +541,18 @@ def test_a_closed_pipe_stops_the_runs_as_a_signal_does(grid):
     _, err = process.communicate(timeout=LIMIT)
     assert (process.returncode, err) == (141, "")
     assert grid.lines("signals") == grid.lines("ended") == ["runs/fig5/no-warmup_seed0"]
+
+
+def test_the_script_may_change_while_its_runs_go_on(grid):
+    text = (ROOT / "run_grid.sh").read_text()
+    grid.program("copy.sh", text)
+    process = grid.start("fig2a --init start", grid.folder / "copy.sh", WAITS="lr3e-2", MEET="100")
+    grid.until(lambda: grid.lines("calls"))
+    (grid.folder / "copy.sh").write_text("# what a pull may do\n" + text)
+    with open(grid.folder / "calls", "a") as file:
+        file.write(100 * "that it ends\n")
+    out, err = process.communicate(timeout=LIMIT)
+    assert (process.returncode, err) == (0, "") and out.count("finished ") == 2
 
 
 def test_quick_says_three_verdicts_from_log_and_tables(grid):
