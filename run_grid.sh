@@ -32,7 +32,7 @@ steps="1e-1 1e-2 1e-3 1e-4" six="1e-1 1e-2 1e-3 1e-4 1e-5 1e-6" start=(--init "$
 small="--batch-size 64 --precision bf16 --knn-train 3000 --knn-test 1500" # what two cores can do
 
 quick() { # SGD shows that a collapse is seen where there is one
-    local i data=gratings tiny="--data gratings --batch-size 32 --knn-train 2000 --knn-test 500 --eval-every 20"
+    local i data=gratings tiny="--data gratings --batch-size 32 --knn-train 2000 --knn-test 500 --eval-every 25"
     local wide="--L 1 --eps 1e-1 --samples 100 $tiny" rate="--warmup-epochs 0 --no-cosine --updates 100 $tiny"
     for i in "${!flags[@]}"; do [[ ${flags[i]} != --data ]] || data=${flags[i + 1]}; done
     append "$OUT/quick" tools/divergence.py --quick --data "$data" --out "$OUT/quick"
@@ -163,13 +163,14 @@ pass_on() { # a signal that ends with code $1, if one came, to the runs, if ther
     ((!signal)) || [[ -z $group ]] || { kill -TERM -- "-$group" 2>/dev/null; group=; }
 }
 verdicts() { # on posterior and chains by tools/divergence.py, on the scale from the last rows of the tables
-    grep -E '^(posterior|chain)' "$OUT/quick/log.txt"
+    sed 'H; /^\$ /h; $!d; x' "$OUT/quick/log.txt" | grep -E '^(posterior|chain)' # since its last start
     cd "$OUT/quick" && awk -F, 'FNR == 1 { n++; for (i = 1; i <= NF; i++) at[$i] = i } # the names of the columns
         { r[n] = sprintf("%.3f (%s)", $at["center"], $at["collapsed"]) }
         END { print "scale: centre ratio (collapsed?) without energy " r[1] ", at scale 1 " r[2] ", at 512 " r[3] \
             ", at 5e4 " r[4] ", with stop-gradient " r[5] "; SGD without stop-gradient " r[6] ", with it " r[7] }' \
         {scale/L1_eps1e-1_scale{0,1,512,5e4,5e4_sg},fig5/{no-sg,sg}-cos}_seed${seeds%% *}/metrics.csv
 }
+{ # all of this is read before it begins: the file may change while the runs go on
 targets="quick fig1 pretrain fig2a fig2b fig4 fig5 controls null note cpu scale long all"
 flags=() lines=() first=() second=() failed=() count=0 list= missing= signal=0 group= target=fig1 && declare -A values
 for word in "$@"; do
@@ -204,8 +205,7 @@ fi
 cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) # nproc: those that this process may use
 [[ $JOBS == 1 ]] || export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > JOBS ? cores / JOBS : 1))} # more would wait
 GPUS=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null)}
-[[ " ${flags[*]} " != *" --device "* ]] || GPUS= # all see all
-export GPUS && export -f run_one ready
+[[ " ${flags[*]} " != *" --device "* ]] || GPUS=; export GPUS && export -f run_one ready
 [[ -z $missing ]] || stop "$target starts from $missing, which is not there or not finished: bash run_grid.sh pretrain"
 todo=("${first[@]}" "${second[@]}")
 echo "$target: ${#lines[@]} runs, $((${#todo[@]} / 3)) of them to do, $JOBS at a time; log.txt in each folder has more"
@@ -217,4 +217,4 @@ for ((i = 0; i < ${#todo[@]}; i += 3)); do
 done
 ((${#failed[@]})) || [[ $target != quick ]] || (verdicts)
 [[ -n $SLURM_ARRAY_TASK_ID ]] || "$PYTHON" "$here/tools/figures.py" "$OUT" --out "$OUT/figures" || echo "no pictures"
-((!${#failed[@]})) || { printf 'failed: %s\n' "${failed[@]}" >&2 && exit 1; }
+((!${#failed[@]})) || { printf 'failed: %s\n' "${failed[@]}" >&2; exit 1; }; exit; }

@@ -62,7 +62,7 @@ STEPS = ("1e-1", "1e-2", "1e-3", "1e-4")
 NO_SG = {"sg": False}
 SGD = {"method": "sgd", "similarity": "cos"}
 TWO_CORES = {"batch_size": 64, "precision": "bf16", "knn_train": 3000, "knn_test": 1500}
-QUICK = {"data": "gratings", "batch_size": 32, "knn_train": 2000, "knn_test": 500, "eval_every": 20}
+QUICK = {"data": "gratings", "batch_size": 32, "knn_train": 2000, "knn_test": 500, "eval_every": 25}
 FLAT = {"warmup_epochs": 0, "cosine": False}
 
 
@@ -207,7 +207,7 @@ def members(session):
 
 
 def heeded():
-    """Signals as by default: a shell cannot trap one that was ignored when it began, as in the background of a script."""
+    """A shell can trap no signal that was ignored when it began, as SIGINT is in the background of a script."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_DFL)
 
@@ -227,9 +227,9 @@ class Grid:
         (self.folder / name).write_text(text)
         (self.folder / name).chmod(0o755)
 
-    def start(self, line="", **environment):
+    def start(self, line="", script=ROOT / "run_grid.sh", **environment):
         process = subprocess.Popen(
-            ["bash", str(ROOT / "run_grid.sh"), *shlex.split(line)], cwd=self.folder, text=True,
+            ["bash", str(script), *shlex.split(line)], cwd=self.folder, text=True,
             env=self.environment | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
             preexec_fn=heeded,
         )  # fmt: skip
@@ -543,6 +543,18 @@ def test_a_closed_pipe_stops_the_runs_as_a_signal_does(grid):
     assert grid.lines("signals") == grid.lines("ended") == ["runs/fig5/no-warmup_seed0"]
 
 
+def test_the_script_may_change_while_its_runs_go_on(grid):
+    text = (ROOT / "run_grid.sh").read_text()
+    grid.program("copy.sh", text)
+    process = grid.start("fig2a --init start", grid.folder / "copy.sh", WAITS="lr3e-2", MEET="100")
+    grid.until(lambda: grid.lines("calls"))
+    (grid.folder / "copy.sh").write_text("# what a pull may do\n" + text)
+    with open(grid.folder / "calls", "a") as file:
+        file.write(100 * "that it ends\n")
+    out, err = process.communicate(timeout=LIMIT)
+    assert (process.returncode, err) == (0, "") and out.count("finished ") == 2
+
+
 def test_quick_says_three_verdicts_from_log_and_tables(grid):
     tables = grid.folder / "tables"
     tables.mkdir()
@@ -550,8 +562,11 @@ def test_quick_says_three_verdicts_from_log_and_tables(grid):
     for words, end in zip(listed("quick")[1:], ends, strict=True):
         row = f"{end},step,{'constant' if end > 0.98 else 'no'}"
         (tables / Path(out_of(words)).name).write_text(f"center,knn,collapsed\n0.6,0.4,no\n{row}\n")
+    log = grid.folder / "runs/quick/log.txt"
+    log.parent.mkdir(parents=True)
+    log.write_text("$ python divergence.py\nposterior: of a run that was interrupted\nexit code 143, stopped\n")
     code, out, err = grid("quick")
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, "") and out.count("posterior") == 1
     assert out.splitlines()[-3:] == [
         "chains: verdict",
         "posterior: verdict",
