@@ -169,7 +169,8 @@ def test_config_json_of_the_program_before_is_read(tmp_path):
 
 def test_labels_tell_the_lines_of_a_panel_apart_and_seeds_share_one(tmp_path):
     wanted = {
-        "--no-sg --eps 1e-3": ("step", "eps 1e-3"), "--method sgd --no-sg --lr 0.003": ("step", "lr 3e-3"),
+        "--no-sg --eps 1e-3 --init pretrained.pt": ("step", "eps 1e-3"),
+        "--method sgd --no-sg --lr 0.003": ("step", "lr 3e-3"),
         "--no-sg --mass 0.0001 --alpha 0.1": ("fig4", "M = s^2, s 0.01, alpha 0.1"),
         "--no-sg --velocity-std 0.1": ("fig4", "velocity std 0.1, alpha 0.01"),
         "--method sgd --sg": ("fig5", "energy, all tricks"),
@@ -181,7 +182,7 @@ def test_labels_tell_the_lines_of_a_panel_apart_and_seeds_share_one(tmp_path):
     }  # fmt: skip
     for i, (line, (label, text)) in enumerate(wanted.items()):
         for seed in (0, 1):
-            make_run(tmp_path / str(i) / str(seed), f"{line} --seed {seed}")
+            make_run(tmp_path / str(i) / str(seed), f"{line} --seed {seed}", start=seed * "another start")
         names = figures.labelled(figures.find([tmp_path / str(i)])[0], figures.LABELS[label], "method")
         assert [*names.values()] == [text, text]
 
