@@ -214,13 +214,16 @@ def test_a_sum_over_blocks_is_the_sum_over_all_samples():
     assert F.blocks(1) == (0, 1)
 
 
-def test_a_decay_is_found_again_from_its_table():
+def test_decays_are_found_again_from_their_table_and_interpolated_between_places():
     rows = [
-        {"delta": delta, "d": str(d), "X": str(value / (1 + (d / 0.3) ** 1.2))}
-        for delta, value in (("0", 7.0), ("2", -0.1)) for d in (0, 0.01, 0.1, 0.3, 1, 3)
+        {"delta": str(delta), "d": str(d), "X": str(value / (1 + (d / h) ** 1.2))}
+        for delta, value, h in ((0.02, 7.0, 0.1), (2, -0.1, 0.4)) for d in (0, 0.01, 0.1, 0.3, 1, 3)
     ]  # fmt: skip
-    x = np.array([0, 1e-3, 0.09, 4])
-    assert F.fitted_decay(rows, "X")(x) == pytest.approx(1 / (1 + (x / 0.09) ** 0.6), abs=0.02)
+    decay, x = F.fitted_decay(rows, "X"), np.array([[0], [1e-3], [0.09], [4]])
+    middle = 0.02 * math.sqrt(math.sqrt(2 * (1 + 100**2)) - 1)  # half-way in log(1 + (delta / 0.02)^2)
+    left = decay(np.array([0.0, 0.02, middle, 2, 50]))(x)
+    h = np.array([0.1, 0.1, 0.2, 0.4, 0.4])
+    assert left == pytest.approx(1 / (1 + (x / h**2) ** 0.6), abs=0.02)
 
 
 def test_the_products_leave_out_what_a_minibatch_has_with_itself():
@@ -239,8 +242,10 @@ FEW = "--networks 3 --seeds 1 --decay-seeds 1 --minibatches 2 --batch-size 4 --p
 def measured(pictures, tmp_path_factory):
     """A folder of the tool's tables on small images."""
     out = tmp_path_factory.mktemp("measured") / "evidence"
-    assert divergence.main(["--data", str(pictures), "--out", str(out), *FEW]) == 0
-    return out
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(divergence, "DECAY", ((0.02,), (0.03, 1)))
+        assert divergence.main(["--data", str(pictures), "--out", str(out), *FEW]) == 0
+        yield out
 
 
 def tables(out):

@@ -154,15 +154,29 @@ def curve_at(delta, distances, values, size):
 
 
 def fitted_decay(rows, name):
-    """phi(x) = 1 / (1 + (x / h^2)^(p/2)), least squares on the products of decay.csv over those at d = 0."""
-    sums = {}
+    """decay(delta (T,)) -> phi(x (..., T)) = 1 / (1 + (x / h^2)^(p/2)), x = d^2: what is left of a product at W_t.
+
+    h and p are fitted to decay.csv at each of its distances from W_0, by least squares on the products over those at
+    d = 0 (sums over the seeds), and p and log h are interpolated between these, as in curve_at.
+    """
+    if not rows:
+        raise BadInput("a start of curve.csv has no row in decay.csv; measure it first: --part curve")
+    sums, fits = {}, []
     for row in rows:
-        key = row["delta"], float(row["d"])
+        key = float(row["delta"]), float(row["d"])
         sums[key] = sums.get(key, 0.0) + float(row[name])
-    x, y = np.array([(d**2, value / sums[delta, 0]) for (delta, d), value in sums.items() if d]).T
-    grid = product(np.geomspace(1e-3, 1e2, 101), np.linspace(0.2, 2, 37))
-    h, p = min(grid, key=lambda hp: ((1 / (1 + (x / hp[0] ** 2) ** (hp[1] / 2)) - y) ** 2).sum())
-    return lambda x: 1 / (1 + (x / h**2) ** (p / 2))
+    at = np.array(sorted({delta for delta, _ in sums}))
+    for place in at:
+        d, y = np.array([(d, value / sums[place, 0]) for (delta, d), value in sums.items() if d and delta == place]).T
+        grid = product(np.geomspace(1e-2, 1e2, 161), np.linspace(0.5, 2, 16))
+        fits.append(min(grid, key=lambda hp: ((1 / (1 + (d / hp[0]) ** hp[1]) - y) ** 2).sum()))  # noqa: B023
+
+    def decay(delta):
+        place, there = (np.log1p((x / min(at[at > 0])) ** 2) for x in (delta, at))
+        h, p = (np.interp(place, there, values) for values in np.array([(math.log(h), p) for h, p in fits]).T)
+        return lambda x: 1 / (1 + (x / np.exp(2 * h)) ** (p / 2))
+
+    return decay
 
 
 def settings(starts):
@@ -176,17 +190,30 @@ def settings(starts):
         yield Setting("4", "random", 3, eps, 2_000, alpha, mass=std**2)
 
 
-def divergences(s, curve, phi_G, phi_X):
+def divergences(s, curve, decay_G, decay_X):
     """{column: KL of the first sample and of all} of a setting on the curve {column: (k,)} of one seed."""
     t, count = blocks(s.samples)
     delta, size, at = distances_of(s, t), curve["size"][0], curve["delta"]
     if delta[-1] > at[-1]:
         raise BadInput(f"the curve ends at a distance of {at[-1]:g}, the walk of {s} at {delta[-1]:.3g}: measure more")
     G, X = (curve_at(delta, at, curve[name], size) for name in "GX")
-    near = np.hypot(size, delta)
+    near, phi_G, phi_X = np.hypot(size, delta), decay_G(delta), decay_X(delta)
     positions = kl_positions(s, G, X)
     kl = {
         "kl": kl_samples(s, X, near, phi_X), "kl_constant": kl_samples(s, X, near),
         "kl_bound": np.minimum(kl_shift(s, G, X, near, phi_G, phi_X), positions), "kl_positions": positions,
     }  # fmt: skip
     return {name: np.array([x[0], x @ count]) for name, x in kl.items()}
+
+
+def summary(s, kl):
+    """The row of divergence.csv from the `divergences` of each seed: means, and the standard error of `kl`."""
+    (first, total), *others = (np.mean([x[name] for x in kl], axis=0) for name in kl[0])
+    se = np.std([x["kl"] for x in kl], axis=0, ddof=1) / len(kl) ** 0.5 if len(kl) > 1 else (math.nan, math.nan)
+    row = {"figure": s.figure, "start": s.start, "L": s.L, "eps": s.eps, "samples": s.samples, "kl_first": first,
+           "kl_first_se": se[0], "kl": total, "kl_se": se[1], "accuracy": best_test(total),
+           "accuracy_rest": best_test(total - first), "scale_shown": total**-0.5 if total > 0 else math.inf,
+           "alpha": s.alpha, "mass": s.mass, "phi_std": walk_of(s)[1][0] ** 0.5, "seeds": len(kl)}  # fmt: skip
+    for name, (_, value) in zip(list(kl[0])[1:], others, strict=True):
+        row |= {name: value, name.replace("kl", "accuracy"): best_test(value)}
+    return row
