@@ -171,7 +171,8 @@ def test_forward_passes_are_those_of_an_evaluation(bench, monkeypatch):
 
     monkeypatch.setattr(simsiam_sghmc, "flatten_parameters", watched)
     contestants, (row,) = benchmark.evaluation_part(bench)
-    assert (row.above, row.below, row.target) == (*contestants, "<= 1.15")
+    assert (row.above, row.below, row.target) == ("evaluation", "its forward passes", "<= 1.15")
+    assert contestants[row.above].args[1].func is simsiam_sghmc.evaluate
     passes = []
     for contestant in contestants.values():
         seen.clear()
@@ -236,9 +237,10 @@ def test_a_quick_run_prints_its_rows_and_replaces_an_earlier_result(images, tmp_
     for _ in range(2):
         assert benchmark.main(["--quick", "--device", "cpu", "--parts", "gradient", "--out", str(out)]) == 0
     result, text = json.loads(out.read_text()), capsys.readouterr().out
-    assert result.keys() == {"machine", "rows", "timings"} and len(result["timings"]["gradient"]) == 1
+    assert result.keys() == {"machine", "rows", "timings"} and result["machine"].endswith("batch 8")
+    assert len(result["timings"]["gradient"]) == 1
     assert all(row["value"] > 0 and row["what"] in text for row in result["rows"]) and len(result["rows"]) == 2
-    assert list(tmp_path.iterdir()) == [out] and benchmark.QUICK[0] == 8 and benchmark.FULL["cpu"][0] == 512
+    assert list(tmp_path.iterdir()) == [out] and benchmark.FULL["cpu"] == (512, 4096, 2048, 1000)
     assert [*benchmark.PARTS] == ["gradient", "sample", "textbook", "evaluation", "start"]
 
 

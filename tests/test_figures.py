@@ -169,7 +169,8 @@ def test_config_json_of_the_program_before_is_read(tmp_path):
 
 def test_labels_tell_the_lines_of_a_panel_apart_and_seeds_share_one(tmp_path):
     wanted = {
-        "--no-sg --eps 1e-3": ("step", "eps 1e-3"), "--method sgd --no-sg --lr 0.003": ("step", "lr 3e-3"),
+        "--no-sg --eps 1e-3 --init pretrained.pt": ("step", "eps 1e-3"),
+        "--method sgd --no-sg --lr 0.003": ("step", "lr 3e-3"),
         "--no-sg --mass 0.0001 --alpha 0.1": ("fig4", "M = s^2, s 0.01, alpha 0.1"),
         "--no-sg --velocity-std 0.1": ("fig4", "velocity std 0.1, alpha 0.01"),
         "--method sgd --sg": ("fig5", "energy, all tricks"),
@@ -181,7 +182,7 @@ def test_labels_tell_the_lines_of_a_panel_apart_and_seeds_share_one(tmp_path):
     }  # fmt: skip
     for i, (line, (label, text)) in enumerate(wanted.items()):
         for seed in (0, 1):
-            make_run(tmp_path / str(i) / str(seed), f"{line} --seed {seed}")
+            make_run(tmp_path / str(i) / str(seed), f"{line} --seed {seed}", start=seed * "another start")
         names = figures.labelled(figures.find([tmp_path / str(i)])[0], figures.LABELS[label], "method")
         assert [*names.values()] == [text, text]
 
@@ -289,6 +290,8 @@ def test_figure_1_has_the_papers_four_panels_with_chains_walks_and_what_the_dive
             low, high = min(walks[L]["knn"]) - bound, max(walks[L]["knn"]) + bound
             assert [band.min(), band.max()] == pytest.approx([low, high])
     assert len({axes.get_ylim() for axes in picture.axes}) == 1
+    assert picture.axes[0].yaxis.get_major_formatter()(0.335, 0) == "33.5 %"
+    assert picture.axes[0].xaxis.get_major_formatter()(50_000, 0) == "50,000"
 
 
 STARTED = "--init pretrained.pt"
@@ -393,7 +396,7 @@ def test_a_run_from_a_checkpoint_has_no_untrained_level(tmp_path):
 
 @drawing
 def test_the_spread_is_a_shade_of_several_seeds_and_bars_of_one(tmp_path):
-    tables = [make_run(tmp_path / f"fig1/{s}", f"--no-sg --L 1 --seed {s}") for s in (0, 1, 2)]
+    tables = [make_run(tmp_path / f"fig1/{s}", f"--no-sg --L 1 --seed {s}") for s in (0, 1)]
     one = make_run(tmp_path / "fig1/3", "--no-sg --L 3")
     left, right = drawn(tmp_path)["fig1"].axes
     (shade,), (bars,) = left.collections, right.collections
@@ -447,6 +450,9 @@ def test_pictures_of_the_argument_show_the_prior_the_tests_and_where_runs_end(tm
     heights = np.histogram(center, bins, weights=m)[0] / m.sum()
     assert set(np.round(outline[:, 1], 9)) == set(np.round([0, *heights], 9))
     assert lines(posterior)["threshold 0.99"][0] == [0.99, 0.99] and posterior.get_xlabel().startswith("centre ratio")
+    legends = [[text.get_text() for text in axes.get_legend().get_texts()] for axes in (posterior, tests, phase)]
+    assert sorted(legends[0]) == ["made", "threshold 0.99"] and sorted(legends[1]) == ["L 1", "L 3", "guessing"]
+    assert legends[2] == ["the paper", "all samples differ from noise by KL 1"]
     bound = math.log(40) / 400 / (m.mean() - 1.96 * m.std() / 20)
     assert f"probability below {100 * bound:.2g} %" in posterior.get_title().replace("\n", " ")
 
@@ -463,7 +469,7 @@ def test_pictures_of_the_argument_show_the_prior_the_tests_and_where_runs_end(tm
     low, high = (round(100 * figures.best_test(x)) for x in (0.02, 1.2))
     assert f"at most {low} to {high} %" in tests.get_title().replace("\n", " ")
     assert tests.get_xlabel().startswith("eps") and tests.get_xscale() == "log"
-    assert lines(tests)["guessing"][1] == [0.5, 0.5]
+    assert lines(tests)["guessing"][1] == [0.5, 0.5] and tests.yaxis.get_major_formatter()(0.625, 0) == "62.5 %"
 
     rows = [*pictures["scale"].axes]
     columns = ("center", "knn", "energy")
@@ -476,6 +482,7 @@ def test_pictures_of_the_argument_show_the_prior_the_tests_and_where_runs_end(tm
         assert [t.get_text() for t in axes.get_xticklabels()] == ["1", "8", "512"]
         assert [t.get_text() for t in axes.get_yticklabels()] == ["1e-2", "1e-1"]
         assert (axes.get_xlabel(), axes.get_ylabel()) == ("energy scale", "eps")
+        assert axes.get_ylim()[0] < axes.get_ylim()[1]  # the largest step at the top
         box = lines(axes)["the paper"][0]
         assert min(box) == -0.45 and max(box) == 0.45
         dashes = [line.get_data() for line in axes.lines if line.get_linestyle() == "--"]
@@ -501,6 +508,8 @@ def test_the_bound_on_collapse_holds_as_often_as_it_says():
         m = np.where(beyond, 1, g.uniform(0.04, 0.1, 2000))
         missed += figures.collapse_bound(np.where(beyond, 0.995, 0.6), m) < truth
     assert missed <= 20
+    wide = figures.collapse_bound(np.full(100, 0.6), np.array([0.04, 0.1] * 50))
+    assert wide == pytest.approx(math.log(40) / 100 / (0.07 - 1.96 * 0.003))
     assert figures.collapse_bound(np.full(10, 0.6), np.full(10, 0.01)) == 1
     assert figures.collapse_bound(np.full(1000, np.nan), np.ones(1000)) == 1
 
