@@ -1,5 +1,5 @@
 // The sampler and the energy in plain JavaScript, tested through the vectors:
-//     node ports/port.mjs > results.json && python reference_numpy.py check results.json
+//     node ports/port.mjs > results.json && python -m oracle check results.json
 import { readFileSync } from "node:fs";
 
 const read = (name) => JSON.parse(readFileSync(new URL(`../vectors/${name}.json`, import.meta.url), "utf8")).vectors;

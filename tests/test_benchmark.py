@@ -1,118 +1,261 @@
-"""The benchmark's own arithmetic, that it measures the program's own steps, and that it leaves other files alone."""
+"""The benchmark times the program's own steps, divides what it should, and leaves other files alone."""
 
 import json
+import math
+import signal
 import sys
+from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import simsiam_sghmc
-from simsiam_sghmc import Images
+from simsiam_sghmc import Chain, Config, Images
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
 import benchmark  # noqa: E402
 
 CPU = torch.device("cpu")
+
+
+def at_once(f, *arguments):
+    done = Future()
+    done.set_result(f(*arguments))
+    return done
 
 
 @pytest.fixture
 def images(monkeypatch):
     """Few images, which are also the gratings of this test."""
     pictures = torch.randint(256, (24, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    labels = torch.arange(24) % 3
-    data = Images(pictures, labels, pictures, labels, "noise")
-    monkeypatch.setattr(simsiam_sghmc, "load_data", lambda *_: data)
+    data = Images(pictures, torch.arange(24) % 3, pictures[:12], torch.arange(12) % 3, "noise")
+    monkeypatch.setattr(simsiam_sghmc, "load_data", lambda _: data)
     return data
 
 
 @pytest.fixture
 def bench(images):
-    return benchmark.Bench(CPU, images, 1, frozenset(benchmark.PARTS), False)
+    return benchmark.Bench(CPU, images, SimpleNamespace(submit=at_once), batch=4, product=8, bank=20, test=10)
 
 
-def test_points_on_a_line_have_no_residual_and_one_off_it_shows():
-    assert benchmark.line_fit([1, 2, 3, 5], [5, 7, 9, 13]) == pytest.approx((2, 3, 0), abs=1e-9)
-    slope, intercept, residual = benchmark.line_fit([0, 1, 2], [1, 1, 4])
-    assert (slope, intercept, residual) == pytest.approx((1.5, 0.5, 1))
-
-
-def test_ratios_are_taken_within_a_round_so_that_a_slow_spell_cancels():
-    rounds = [{"a": 2, "b": 1}, {"a": 200, "b": 100}, {"a": 3, "b": 1}, {"b": 7}]
-    assert benchmark.median_ratio(rounds, "a", "b") == 2
-    assert benchmark.median(rounds, "a") == 3
-
-
-def test_contestants_take_turns_and_the_long_ones_spare_the_last_round():
-    called = []
-    contestants = {name: lambda name=name: called.append(name) or len(called) for name in ("x", "long y")}
-    times = benchmark.race(contestants, 3, sparing=["long"])
-    assert called == ["x", "long y", "x", "long y", "x"]
-    assert times == [{"x": 1, "long y": 2}, {"x": 3, "long y": 4}, {"x": 5}]
-    assert benchmark.race(contestants, 1, sparing=["long"])[0].keys() == contestants.keys()
-
-
-def test_a_target_is_met_or_not_and_a_quick_run_does_not_judge(bench):
-    row = benchmark.Row("sample", "a sample", 1.1, "x floor")
-    assert benchmark.judged(bench, row, "<=", 1.08).met is False
-    assert benchmark.judged(bench, row, ">=", 1.08).met is True
-    assert "NOT MET" in benchmark.text_of(benchmark.judged(bench, row, "<=", 1.08))
-    assert benchmark.judged(bench._replace(quick=True), row, "<=", 1.08).met is None
+def values(part, rounds=1):
+    """{what: value} of the rows of a part whose contestants are stubs."""
+    contestants, rows = part
+    times = {name: f() for name, f in contestants.items()}
+    return {row.what: row.factor * times[row.above] / times.get(row.below, 1) for row in rows}
 
 
 def test_a_gradient_at_batch_512_is_082_tflop():
     assert 512 * benchmark.flops_per_pair() / 1e12 == pytest.approx(0.82, rel=0.01)
 
 
-@pytest.mark.parametrize("policy", ["kick", "sample"])
-def test_what_is_timed_is_the_programs_own_sample(bench, policy):
-    settings = {"L": 2, "batch_per": policy}
-    step, chain, other = simsiam_sghmc.sghmc_step, *(benchmark.new_chain(bench, 4, **settings) for _ in range(2))
-    parts = benchmark.split(chain)
-    simsiam_sghmc.sghmc_sample(other)
-    assert torch.equal(chain.W, other.W) and chain.step == 1 and len(chain.pending) == 1
-    assert chain.grad_evals == benchmark.POLICIES[policy](2)
-    assert parts.keys() == {"augmentation", "gradient", "noise and update", "logging"} and min(parts.values()) > 0
-    assert simsiam_sghmc.sghmc_step is step
+def test_the_floor_is_the_gradient_of_the_network_on_ready_images(monkeypatch):
+    called = []
+    monkeypatch.setattr(benchmark, "seconds", lambda device, f: called.append(f) or 1.0)
+    benchmark.floor_seconds(CPU, "bf16", 4)
+    chain = called[0].__closure__[0].cell_contents
+    assert chain.cfg.precision == "bf16" and not chain.cfg.sg and not chain.G.any()
+    called[0]()
+    assert chain.G.any() and chain.step == 0
+    views = benchmark.bare(CPU, "fp32", 4)[1:]
+    assert [(tuple(v.shape), v.is_contiguous(memory_format=torch.channels_last)) for v in views] == [
+        ((4, 3, 32, 32), True)] * 2  # fmt: skip
 
 
-def test_the_textbook_sample_moves_and_takes_2L_gradients(bench):
-    textbook = benchmark.Textbook(CPU, bench.data.train, 2, L=2, workers=1)
-    before = [p.clone() for p in textbook.model.parameters()]
+@pytest.mark.parametrize("policy, gradients", [("kick", 3), ("sample", 2)])
+def test_what_is_timed_is_the_programs_own_sample(bench, monkeypatch, policy, gradients):
+    called = []
+    monkeypatch.setattr(benchmark, "seconds", lambda device, f: called.append(f) or 1.0)
+    benchmark.sample_seconds(bench, "bf16", policy, 2)
+    chain = called[0].__self__
+    cfg = Config(data="gratings", sg=False, eps=1e-4, batch_size=4, precision="bf16", batch_per=policy, L=2)
+    other = Chain(cfg, bench.data, None, CPU)
+    called[0](), other.advance()
+    assert chain.cfg == cfg and torch.equal(chain.W, other.W) and chain.step == 1
+    assert chain.gradients_per_step == gradients == benchmark.POLICIES[policy](2)
+
+
+def test_a_sample_is_compared_with_as_many_gradients_as_it_takes(bench, monkeypatch):
+    monkeypatch.setattr(benchmark, "floor_seconds", lambda device, p, batch: {"fp32": 2.0, "bf16": 0.5}[p])
+
+    def sample_seconds(bench, p, policy, L):
+        gradients = Chain(Config(batch_per=policy, L=L, batch_size=4), bench.data, None, CPU).gradients_per_step
+        return 1.1 * gradients * {"fp32": 2.0, "bf16": 0.5}[p]
+
+    monkeypatch.setattr(benchmark, "sample_seconds", sample_seconds)
+    seen = values(benchmark.sample_part(bench))
+    assert seen == {
+        f"sample {p}, batch per {policy}, L {L}, over its gradients": pytest.approx(1.1)
+        for L in (1, 3) for policy in ("kick", "sample") for p in ("fp32", "bf16")
+    }  # fmt: skip
+    assert {row.target for row in benchmark.sample_part(bench)[1]} == {"<= 1.06"}
+
+
+def test_the_rate_of_a_gradient_is_its_work_per_time_over_that_of_a_product(bench, monkeypatch):
+    rate, work = 7.0, 4 * 0.82e12 / 512
+    monkeypatch.setattr(benchmark, "product_seconds", lambda device, p, n: 2 * n**3 / rate)
+    share = {"fp32": 0.7, "bf16": 0.9}
+    monkeypatch.setattr(benchmark, "floor_seconds", lambda device, p, batch: work / rate / share[p])
+    seen = values(benchmark.gradient_part(bench))
+    assert {what[-4:]: x for what, x in seen.items()} == {p: pytest.approx(x, rel=0.01) for p, x in share.items()}
+    assert [row.target for row in benchmark.gradient_part(bench)[1]] == ["", ">= 0.85"]
+
+
+def test_the_textbook_is_compared_at_its_own_precision_and_at_ours(bench, monkeypatch):
+    monkeypatch.setattr(benchmark, "textbook_seconds", lambda device, batch, p: {"fp32": 60.0, "bf16": 30.0}[p])
+    ours = {("fp32", "kick"): 20.0, ("bf16", "kick"): 10.0, ("fp32", "sample"): 12.0, ("bf16", "sample"): 6.0}
+    asked = []
+    monkeypatch.setattr(
+        benchmark, "sample_seconds", lambda bench, p, policy, L: asked.append(L) or ours[p, policy]
+    )  # fmt: skip
+    part = benchmark.textbook_part(bench)
+    assert values(part) == {
+        "textbook fp32 over sample fp32, batch per kick": 3, "textbook bf16 over sample bf16, batch per kick": 3,
+        "textbook fp32 over sample bf16, batch per kick": 6, "textbook fp32 over sample fp32, batch per sample": 5,
+        "textbook bf16 over sample bf16, batch per sample": 5, "textbook fp32 over sample bf16, batch per sample": 10,
+    }  # fmt: skip
+    assert {row.what: row.target for row in part[1] if row.target} == {
+        "textbook fp32 over sample bf16, batch per kick": ">= 3",
+        "textbook fp32 over sample bf16, batch per sample": ">= 5",
+    }
+    assert set(asked) == {3} == {benchmark.TEXTBOOK_L}
+
+
+def test_the_textbook_sample_is_algorithm_1_with_2L_gradients(bench, monkeypatch):
+    monkeypatch.setitem(benchmark.CHAIN, "eps", 0.1)
+    monkeypatch.setattr(torch, "randn_like", torch.ones_like)  # every normal is 1
+    textbook = benchmark.Textbook(CPU, bench.data.train, 2, L=2, workers=0)
+    model, gradients = textbook.model, []
+    before = [p.detach().clone() for p in model.parameters()]
+    zero_grad = model.zero_grad
+    model.zero_grad = lambda: gradients.append([p.grad for p in model.parameters()]) or zero_grad()
     textbook.sample("fp32")
     assert len(textbook.energies) == 4 and all(0 <= U < 10 for U in textbook.energies)
-    assert not any(torch.equal(p, q) for p, q in zip(before, textbook.model.parameters(), strict=True))
+    _, first, second, third = gradients  # each of the half-kick before
+    s = math.sqrt(0.02)
+    for W, X, g1, g2, g3 in zip(before, model.parameters(), first, second, third, strict=True):
+        Phi1 = 0.99 - 0.05 * g1 + s
+        Phi3 = 0.99 * (0.99 * Phi1 - 0.05 * g2 + s) - 0.05 * g3 + s
+        torch.testing.assert_close(X.detach(), W + 0.1 * Phi1 + 0.1 * Phi3, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.long
-def test_a_quick_run_prints_its_rows_and_writes_them(images, tmp_path, capsys):
+def test_the_textbook_sees_two_views_of_one_image_by_torchvisions_own_transforms(bench):
+    names = " ".join(type(t).__name__ for t in benchmark.TwoViews.view.transforms)
+    assert names == "ToPILImage RandomResizedCrop RandomHorizontalFlip RandomApply RandomGrayscale ToTensor Normalize"
+    _, crop, flip, apply, grey, _, norm = benchmark.TwoViews.view.transforms
+    jitter = apply.transforms[0]
+    assert (crop.size, tuple(crop.scale), flip.p, apply.p, grey.p) == ((32, 32), (0.2, 1), 0.5, 0.8, 0.2)
+    assert (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue) == (*[(0.6, 1.4)] * 3, (-0.1, 0.1))
+    assert (norm.mean, norm.std) == (simsiam_sghmc.MEAN, simsiam_sghmc.STD)
+    one, two = benchmark.TwoViews(bench.data.train)[3]
+    assert one.shape == two.shape == (3, 32, 32) and not torch.equal(one, two)
+
+
+def test_forward_passes_are_those_of_an_evaluation(bench, monkeypatch):
+    """As many images through the network, in the same mode and size of block."""
+    monkeypatch.setattr(simsiam_sghmc, "BLOCK", 8)
+    monkeypatch.setattr(simsiam_sghmc, "RECALIBRATION", 16)
+    monkeypatch.setattr(benchmark, "seconds", lambda device, f: f())
+    monkeypatch.setattr(
+        simsiam_sghmc, "Config", lambda **settings: Config(**settings, knn_k=3)
+    )  # fmt: skip
+    seen = []
+    flatten = simsiam_sghmc.flatten_parameters
+
+    def watched(model):
+        model.encoder.trunk[0].register_forward_hook(lambda m, x, y: seen.append((len(x[0]), m.training)))
+        return flatten(model)
+
+    monkeypatch.setattr(simsiam_sghmc, "flatten_parameters", watched)
+    contestants, (row,) = benchmark.evaluation_part(bench)
+    assert (row.above, row.below, row.target) == (*contestants, "<= 1.15")
+    passes = []
+    for contestant in contestants.values():
+        seen.clear()
+        contestant()
+        passes.append(sorted(seen))
+    assert passes[0] == passes[1] and sum(n for n, training in passes[0] if not training) == 20 + 10
+
+
+@pytest.mark.parametrize("awaited, found", [("", True), ("step done", True), ("never", False)])
+def test_the_start_is_timed_up_to_the_line_awaited_and_the_program_is_ended(bench, monkeypatch, awaited, found):
+    slow, started = "import time; time.sleep(120)" if found else "", []
+
+    class Popen(benchmark.subprocess.Popen):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            started.append(self)
+
+    monkeypatch.setattr(benchmark.subprocess, "Popen", Popen)
+    monkeypatch.setattr(benchmark, "PROGRAM", f"print('line one'); print('first step done', flush=True); {slow}")
+    assert math.isfinite(benchmark.start_seconds(bench, awaited)) == found
+    assert not found or started[0].returncode == -signal.SIGKILL
+
+
+def test_the_programs_first_step_is_announced_after_it(monkeypatch, capsys):
+    steps = []
+    monkeypatch.setattr(Chain, "advance", lambda chain: (steps.append(chain), print("stepping")))
+    monkeypatch.setattr(simsiam_sghmc, "main", lambda: Chain.advance("chain") and 0)
+    monkeypatch.setattr(sys, "argv", ["-c", str(ROOT), "--samples", "1"])
+    with pytest.raises(SystemExit):
+        exec(benchmark.PROGRAM, {})
+    assert steps == ["chain"] and sys.argv == ["-c", "--samples", "1"]
+    assert capsys.readouterr().out == "stepping\nfirst step done\n"
+    contestants, rows = benchmark.start_part(None)
+    assert {row.what: contestants[row.above].args[1] for row in rows} == {
+        "seconds to the first line": "", "seconds to the first step": "step done"}  # fmt: skip
+
+
+def test_contestants_take_turns_and_a_ratio_is_the_median_of_those_within_a_round(bench, monkeypatch, tmp_path, capsys):
+    times, called = {"a": [2.0, 200.0, 9.0], "b": [1.0, 100.0, 3.0]}, []
+    contestants = {name: lambda name=name: called.append(name) or times[name][called.count(name) - 1] for name in times}
+    rows = [benchmark.Row("a over b", "a", "b", 10, "<= 2"), benchmark.Row("a alone", "a")]
+    monkeypatch.setattr(benchmark, "PARTS", {"made": lambda _: (contestants, rows)})
+    benchmark.measure(bench, ["made"], 3, tmp_path / "b.json")
+    result, text = json.loads((tmp_path / "b.json").read_text()), capsys.readouterr().out
+    assert called == ["a", "b"] * 3
+    assert result["rows"] == [
+        {"part": "made", "what": "a over b", "value": 20, "target": "<= 2"},
+        {"part": "made", "what": "a alone", "value": 9, "target": ""},
+    ]
+    assert result["timings"]["made"] == [{"a": 2, "b": 1}, {"a": 200, "b": 100}, {"a": 9, "b": 3}]
+    assert "a over b" in text and "20.000  <= 2" in text and "batch 4" in text
+
+
+def test_seconds_are_of_one_call(monkeypatch):
+    clock, called = iter([10.0, 13.5]), []
+    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: next(clock))
+    assert benchmark.seconds(CPU, lambda: called.append(1)) == 3.5 and called == [1]
+
+
+def test_a_quick_run_prints_its_rows_and_replaces_an_earlier_result(images, tmp_path, capsys):
     out = tmp_path / "b.json"
-    assert benchmark.main(["--quick", "--device", "cpu", "--parts", "rate,floor", "--out", str(out)]) == 0
+    for _ in range(2):
+        assert benchmark.main(["--quick", "--device", "cpu", "--parts", "gradient", "--out", str(out)]) == 0
     result, text = json.loads(out.read_text()), capsys.readouterr().out
-    assert result.keys() == {"benchmark", "quick", "rounds", "machine", "rows", "raw"}
-    assert result["quick"] is True and result["rounds"] == 1 and result["machine"]["device"] == "cpu"
-    assert {row["part"] for row in result["rows"]} == {"rate", "floor"}
-    assert all(row["value"] > 0 and row["met"] is None and row["what"] in text for row in result["rows"])
-    assert [list(race["rounds"][0]) for race in result["raw"]["race"].values()] == [
-        ["product fp32", "floor fp32", "product bf16", "floor bf16"], ["floor fp32", "floor bf16"]
-    ]  # fmt: skip
-    assert list(tmp_path.iterdir()) == [out]
-    benchmark.checked_out(out)
-    assert "will be replaced" in capsys.readouterr().out
+    assert result.keys() == {"machine", "rows", "timings"} and len(result["timings"]["gradient"]) == 1
+    assert all(row["value"] > 0 and row["what"] in text for row in result["rows"]) and len(result["rows"]) == 2
+    assert list(tmp_path.iterdir()) == [out] and benchmark.QUICK[0] == 8 and benchmark.FULL["cpu"][0] == 512
+    assert [*benchmark.PARTS] == ["gradient", "sample", "textbook", "evaluation", "start"]
 
 
 @pytest.mark.parametrize(
-    "line", ["--parts rate,speed", "--rounds 0", "--device tpu", "--out no/b.json", "--out .", "--fast"]
+    "line", ["--parts gradient,speed", "--rounds 0", "--device tpu", "--out no/b.json", "--out .", "--fast"]
 )
 def test_bad_input_is_one_line_and_exit_code_2(line, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert benchmark.main(line.split()) == 2
     text = capsys.readouterr()
     assert text.err.startswith("benchmark: ") and text.err.count("\n") == 1 and not text.out
+    assert not list(tmp_path.iterdir())
 
 
-def test_a_file_that_is_no_result_is_left_as_it_is(tmp_path, capsys):
+@pytest.mark.parametrize("content", ['{"mine": 1}', "[1]", "text"])
+def test_a_file_that_is_no_result_is_left_as_it_is(tmp_path, capsys, content):
     other = tmp_path / "notes.json"
-    other.write_text('{"mine": 1}')
+    other.write_text(content)
     assert benchmark.main(["--quick", "--out", str(other)]) == 2
-    assert other.read_text() == '{"mine": 1}' and str(other) in capsys.readouterr().err
+    assert other.read_text() == content and str(other) in capsys.readouterr().err

@@ -364,14 +364,6 @@ def test_a_resumed_chain_is_the_uninterrupted_one_bit_for_bit(run, begun, chains
     assert_same_run(chains[4], folder)
 
 
-def test_the_seconds_of_a_resumed_chain_go_on(run, begun):
-    saved = torch.load(begun / "checkpoint.pt", weights_only=True)
-    torch.save(saved | {"seconds": 5000.0}, begun / "checkpoint.pt")
-    _, _, _, folder = run(f"{LINE} 4")
-    seconds = [float(r["seconds"]) for r in read(folder / "metrics.csv")]
-    assert seconds[1] < 1000 and 5000 < seconds[2] < 6000
-
-
 BF16 = "--no-sg --L 1 --precision bf16 --batch-per sample --samples"
 OTHERS = [pytest.param(BF16, marks=pytest.mark.long), "--method sgd --updates"]
 

@@ -19,6 +19,7 @@ import threading
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -78,20 +79,51 @@ NAMES, *ROWS = [line.split() for line in GOES_ON.strip().splitlines()[1:]]
 PAIRS = [(row[0], name, outcome) for row in ROWS for name, outcome in zip(NAMES[1:], row[1:], strict=True)]
 
 
-@pytest.fixture(scope="session")
-def sources(pictures, chains, tmp_path_factory):
-    """The folder of one run, copied after 0, 2 and 4 samples, and that of another seed after 2; never written to."""
-    root = tmp_path_factory.mktemp("sources")
-    folders = {name: root / name for name in ("older", "there", "newer", "of-another")}
+def walk(chain):
+    """A step that costs little and depends on the seed, the step and all weights before."""
+    g = s.generator(chain.cfg.seed, "noise", chain.step)
+    chain.W += torch.randn(len(chain.W), generator=g)
+    chain.energies.append(chain.W.norm())
+    chain.step += 1
+
+
+def walk_row(chain):
+    counts = {"step": chain.step, "grad_evals": chain.step * chain.gradients_per_step, "energy": float(chain.W.norm())}
+    return counts | {"knn": 0.5, "center": 0.5, "collapsed": "no", "at_chance": "no"}
+
+
+@contextlib.contextmanager
+def walking():
+    """In here the chain is a cheap walk and its rows are cheap: what is tested is the folder."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(s.Chain, "advance", walk)
+        patch.setattr(s, "evaluate", walk_row)
+        yield patch
+
+
+@pytest.fixture(scope="session")
+def sources(pictures, tmp_path_factory):
+    """The folder of one run, copied after 0, 2 and 4 samples; one without a stop, one of another seed after 2."""
+    root = tmp_path_factory.mktemp("sources")
+    folders = {name: root / name for name in ("older", "there", "newer", "whole", "of-another")}
+    with walking() as patch:
         patch.setattr(s.Chain, "advance", killed)
         with contextlib.suppress(Killed):
             s.main(command(pictures, folders["older"], f"{LINE} 2"))
-    for earlier, later, samples in (("older", "there", 2), ("there", "newer", 4)):
-        shutil.copytree(folders[earlier], folders[later])
-        assert s.main(command(pictures, folders[later], f"{LINE} {samples}")) == 0
-    assert s.main(command(pictures, folders["of-another"], f"{LINE} 2 --seed 1")) == 0
+    with walking():
+        for earlier, later, samples in (("older", "there", 2), ("there", "newer", 4)):
+            shutil.copytree(folders[earlier], folders[later])
+            assert s.main(command(pictures, folders[later], f"{LINE} {samples}")) == 0
+        assert s.main(command(pictures, folders["whole"], f"{LINE} 4")) == 0
+        assert s.main(command(pictures, folders["of-another"], f"{LINE} 2 --seed 1")) == 0
     return folders
+
+
+@pytest.fixture
+def held(sources, tmp_path):
+    """A run folder of the test's own, tmp_path/run, that holds two samples of the walk, which goes on in this test."""
+    with walking():
+        yield shutil.copytree(sources["there"], tmp_path / "run")
 
 
 def altered_row(content):
@@ -137,27 +169,27 @@ def refused(run, folder, *words):
 
 @pytest.mark.parametrize("tables, checkpoint, outcome", PAIRS)
 def test_tables_and_checkpoint_that_fit_go_on_to_the_same_end_and_others_are_refused(
-    run, begun, chains, sources, tables, checkpoint, outcome
+    run, held, sources, tables, checkpoint, outcome
 ):
     for name, state in (*zip(TABLES, (tables, tables), strict=True), ("checkpoint.pt", checkpoint)):
-        put(begun, name, state, sources)
+        put(held, name, state, sources)
     if outcome == "on":
         assert run(f"{LINE} 4")[0] == 0
-        assert_same_run(chains[4], begun)
+        assert_same_run(sources["whole"], held)
     else:
-        refused(run, begun, "checkpoint.pt")
+        refused(run, held, "checkpoint.pt")
 
 
 @pytest.mark.parametrize("name", TABLES)
 @pytest.mark.parametrize("state", ["missing", "older", "of-another", "altered", "shorter", "torn", "header"])
-def test_one_table_that_does_not_fit_is_named(run, begun, sources, name, state):
+def test_one_table_that_does_not_fit_is_named(run, held, sources, name, state):
     for table in TABLES:
-        put(begun, table, state if table == name else "there", sources)
-    put(begun, "checkpoint.pt", "there", sources)
-    refused(run, begun, name, "put the file back")
-    (begun / "checkpoint.pt").unlink()
+        put(held, table, state if table == name else "there", sources)
+    put(held, "checkpoint.pt", "there", sources)
+    refused(run, held, name, "put the file back")
+    (held / "checkpoint.pt").unlink()
     if state not in ("missing", "header"):
-        refused(run, begun, ".csv", "no", "checkpoint.pt")
+        refused(run, held, ".csv", "no", "checkpoint.pt")
 
 
 DAMAGE = {
@@ -173,35 +205,35 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_every_damage_to_a_row_is_named_and_nothing_is_overwritten(begun, name):
-    saved = torch.load(begun / "checkpoint.pt", weights_only=True)
-    head, row, last = (begun / name).read_text().splitlines()
+def test_every_damage_to_a_row_is_named_and_nothing_is_overwritten(held, name):
+    saved = torch.load(held / "checkpoint.pt", weights_only=True)
+    head, row, last = (held / name).read_text().splitlines()
     for damage in DAMAGE.values():
-        (begun / name).write_text("\n".join([head, damage(row), last, ""]), newline="")
-        before = contents(begun)
+        (held / name).write_text("\n".join([head, damage(row), last, ""]), newline="")
+        before = contents(held)
         with pytest.raises(s.BadInput, match=f"{name} lacks or changes rows of .*put the file back"):
-            s.saved_run(begun, saved["identity"], 3)
-        assert contents(begun) == before
+            s.saved_run(held, saved["identity"], 3)
+        assert contents(held) == before
 
 
-def test_a_table_with_another_header_is_named_and_not_overwritten(run, begun):
+def test_a_table_with_another_header_is_named_and_not_overwritten(run, held):
     for name in TABLES:
-        good = (begun / name).read_text()
-        (begun / name).write_text(good.replace("step", "sample", 1))
-        refused(run, begun, name, "put the file back")
-        (begun / name).write_text(good)
+        good = (held / name).read_text()
+        (held / name).write_text(good.replace("step", "sample", 1))
+        refused(run, held, name, "put the file back")
+        (held / name).write_text(good)
 
 
 @pytest.mark.parametrize("name", [*TABLES, "checkpoint.pt", "config.json"])
-def test_a_folder_in_the_place_of_a_file_is_named(run, begun, name):
-    (begun / name).unlink()
-    (begun / name).mkdir()
-    refused(run, begun, name)
+def test_a_folder_in_the_place_of_a_file_is_named(run, held, name):
+    (held / name).unlink()
+    (held / name).mkdir()
+    refused(run, held, name)
 
 
-def changed_config(begun, sources, state):
+def changed_config(held, sources, state):
     """Bring config.json into this state."""
-    path = begun / "config.json"
+    path = held / "config.json"
     config = json.loads(path.read_text())
     versions = {"older": 2, "newer": 4}
     if state in versions:
@@ -226,33 +258,33 @@ CONFIGS = ["there", "missing", *READABLE, "altered", "shorter", "without identit
 
 
 @pytest.mark.parametrize("state", CONFIGS)
-def test_a_config_of_another_chain_or_none_is_named_and_nothing_is_overwritten(run, begun, chains, sources, state):
-    changed_config(begun, sources, state)
+def test_a_config_of_another_chain_or_none_is_named_and_nothing_is_overwritten(run, held, sources, state):
+    changed_config(held, sources, state)
     if state == "there":
         assert run(f"{LINE} 4")[0] == 0
-        assert_same_run(chains[4], begun)
+        assert_same_run(sources["whole"], held)
         return
-    refused(run, begun, "another chain" if state in READABLE else "config.json")
+    refused(run, held, "another chain" if state in READABLE else "config.json")
     for table in TABLES:
-        (begun / table).unlink()
-    refused(run, begun)  # the checkpoint alone
-    (begun / "checkpoint.pt").unlink()
+        (held / table).unlink()
+    refused(run, held)  # the checkpoint alone
+    (held / "checkpoint.pt").unlink()
     if state != "missing":  # without any file the folder is a new one
-        refused(run, begun)
+        refused(run, held)
 
 
-def test_kept_samples_without_a_config_are_not_overwritten(run, begun):
-    shutil.rmtree(begun)
-    (begun / "samples").mkdir(parents=True)
-    (begun / "samples/2.pt").write_text("precious")
+def test_kept_samples_without_a_config_are_not_overwritten(run, held):
+    shutil.rmtree(held)
+    (held / "samples").mkdir(parents=True)
+    (held / "samples/2.pt").write_text("precious")
     assert run(f"{LINE} 2 --keep-every 2")[0] == 2
-    assert (begun / "samples/2.pt").read_text() == "precious"
+    assert (held / "samples/2.pt").read_text() == "precious"
 
 
-def test_another_config_beside_everything_of_another_chain_is_refused_for_its_setting(run, begun, sources):
+def test_another_config_beside_everything_of_another_chain_is_refused_for_its_setting(run, held, sources):
     for name in ("config.json", "checkpoint.pt", *TABLES):
-        (begun / name).write_bytes((sources["of-another"] / name).read_bytes())
-    refused(run, begun, "another chain: seed (there 1, here 0)")
+        (held / name).write_bytes((sources["of-another"] / name).read_bytes())
+    refused(run, held, "another chain: seed (there 1, here 0)")
 
 
 # ------------------------------------------------------------------------------------------------ unusable checkpoints
@@ -381,6 +413,21 @@ def test_a_run_that_dies_in_any_write_of_its_start_goes_on_to_the_same_end(run, 
     # start 1 dies in config.json, 2 to 4 in the save before the first row, 5 to 7 in that of the row, 8 at step 1
     assert dies_in_each_write(run, f"{LINE} 2", monkeypatch) == 9
     assert_same_run(chains[2], tmp_path / "run")
+
+
+def test_a_checkpoint_is_never_older_than_a_minute_and_a_step(run, begun, monkeypatch):
+    clock, saved, write = [0.0], [], s.write_tensors
+
+    def advance(chain):
+        chain.step += 1
+        chain.energies.append(torch.tensor(0.5))
+        clock[0] += 25
+
+    monkeypatch.setattr(s, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(s.Chain, "advance", advance)
+    monkeypatch.setattr(s, "write_tensors", lambda path, state: (saved.append(state["step"]), write(path, state)))
+    assert run(f"{LINE} 12 --eval-every 7")[0] == 0
+    assert saved == [5, 7, 10, 12]  # 75 s after the start; the evaluation; 75 s after that; the end
 
 
 @pytest.mark.long

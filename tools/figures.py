@@ -377,10 +377,11 @@ def draw_phase(axes, runs, y, table):
         x, top = scales.index(1), len(eps) - 0.55
         axes.plot(x + np.array([-0.45, 0.45, 0.45, -0.45, -0.45]), [-0.45, -0.45, top, top, -0.45], label="the paper")
     L, sg = runs[0].chain["L"], runs[0].chain["sg"]
-    mine = np.flatnonzero((table["figure"] == "1") & (table["L"] == L)) if table and not sg and scales[0] > 0 else ()
+    mine = np.flatnonzero((table["figure"] == "1") & (table["L"] == L)) if table and not sg else ()
+    least = scales[0] == 0  # 0 has no place on the logarithmic way from scale to scale
     for step, kl in ((table["eps"][i], table["kl"][i]) for i in mine):
         if step in eps:
-            x, i = np.interp(-math.log(kl) / 2, np.log(scales), range(len(scales))), eps.index(step)
+            x, i = np.interp(-math.log(kl) / 2, np.log(scales[least:]), range(least, len(scales))), eps.index(step)
             axes.plot([x, x], [i - 0.45, i + 0.45], "--", color="0.5", label="all samples differ from noise by KL 1")
     dress(axes, f"L {L}{', with SG' * sg}: {ends(runs, y)}", "energy scale", "eps")
 
@@ -430,7 +431,7 @@ def panels_of(figure, runs, walks, table):
 
 def pictures(runs, tables):
     """Yields (name, picture) for everything that these runs and tables allow."""
-    table = tables.get("divergence", {})
+    runs, table = [run for run in runs if belongs(run) and len(run.metrics["step"])], tables.get("divergence", {})
     for name, figure in FIGURES.items():
         mine = [run for run in runs if run.target in figure.targets]
         for i, scale in enumerate(sorted({run.scale for run in mine}, key=str)):
@@ -449,8 +450,7 @@ def argument(runs, tables):
     for run in sorted(runs, key=lambda run: (run.chain["sg"], run.chain["L"])):
         groups.setdefault((run.scale, *(run.chain[k] for k in ("batch_size", "sg", "L"))), []).append(run)
     rows = [[(draw_phase, group, y, table) for y in ("center", "knn", "energy")] for group in groups.values()]
-    parts = [(draw_posterior, tables["prior"])] if "prior" in tables else []
-    parts += [(draw_tests, table)] * bool(table)
+    parts = [(draw, tables[k]) for k, draw in (("prior", draw_posterior), ("divergence", draw_tests)) if k in tables]
     parts += [max(rows, key=lambda row: len(row[0][1]))[0]] if rows else []
     ended = "Where runs end over energy scale and step (box: the paper's; dashed: KL to noise 1 over all samples)\n"
     ended += "\n".join(dict.fromkeys(map(conditions, groups.values())))
@@ -479,9 +479,9 @@ def main(argv=None):
         runs, tables = find(given.runs)
         if single := len(runs) == 1 and runs[0].path in given.runs:
             runs = [runs[0]._replace(target="itself")]
-        for run in (run for run in runs if not belongs(run)):
-            print(f"left out: {run.path} is in no folder of a figure, or not a run of it; give it alone")
-        drawn = list(pictures([run for run in runs if belongs(run) and len(run.metrics["step"])], tables))
+        if others := [run for run in runs if not belongs(run)]:
+            print(f"left out: {len(others)} that are no run of the figure of their folder, such as {others[0].path}")
+        drawn = list(pictures(runs, tables))
         if not drawn:
             raise BadInput(f"nothing to draw in {', '.join(map(str, given.runs))}")
         out = given.out or given.runs[0] / ("" if single else "figures")

@@ -1,0 +1,60 @@
+"""Which implementations the oracle tests, and the end of a run.
+
+    pytest                                          the built-in ones
+    SGHMC_IMPL="pkg.module /path/mine.py" pytest    any others, by module name or file; see README
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "tests")]
+
+from oracle.implementations import CAPABILITIES, NUMPY, Unusable, load, places  # noqa: E402  (importable from now on)
+
+FOREIGN, IMPLEMENTATIONS, PROBLEMS = os.environ.get("SGHMC_IMPL", "").strip(), [], []
+try:
+    IMPLEMENTATIONS = [load(place) for place in places(FOREIGN)]
+except Unusable as error:
+    PROBLEMS = [str(error)]
+if not FOREIGN:
+    from torch_adapter import torch_adapter
+
+    IMPLEMENTATIONS = [NUMPY, torch_adapter("float64"), torch_adapter("float32")]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """A module that cannot be tested is one line and exit code 2, never a pass, and nothing else runs."""
+    if PROBLEMS and not config.option.help:
+        print(*PROBLEMS, sep="\n", file=sys.stderr)
+        return 2
+
+
+def pytest_configure(config):
+    if FOREIGN:  # warnings in foreign code are no failures
+        config.addinivalue_line("filterwarnings", "ignore")
+
+
+def pytest_generate_tests(metafunc):
+    """A test that `needs` a capability runs for the implementations that have it, and is skipped for the others."""
+    if hasattr(metafunc.function, "needs"):
+        metafunc.parametrize("impl", [candidate(impl, *metafunc.function.needs) for impl in IMPLEMENTATIONS])
+
+
+def candidate(impl, capability, keyword):
+    lacks = not impl.has(capability) and f"{impl.name} defines no {capability}"
+    lacks = lacks or (keyword and not impl.accepts(keyword) and f"{capability} of {impl.name} takes no {keyword}")
+    return pytest.param(impl, id=impl.name, marks=[pytest.mark.skip(reason=lacks)] if lacks else [])
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Below all failures: what was not tested, and the diagnoses."""
+    from oracle.report import lines_at_the_end
+
+    lacks = [f"{impl.name} defines no {name}: skipped" for impl in IMPLEMENTATIONS for name in CAPABILITIES[:3]
+             if not impl.has(name)]
+    for line in [*lacks, *lines_at_the_end()]:
+        terminalreporter.write_line(line)

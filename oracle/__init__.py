@@ -1,0 +1,15 @@
+"""The machinery of the oracle; its sentences stand in test_sghmc.py and test_energy.py.
+
+    implementations   a module under test, and how it is loaded
+    arithmetic        fractions, decimals, and the one comparison
+    inputs            integers on a dyadic grid, from Hypothesis or from a seed
+    sampler, cases    Algorithm 1 in fractions with its rounding bound; inputs for it
+    energy, batches   Equation 2 in 60 digits with its rounding bounds; inputs for it
+    properties        a sentence about an implementation as a test, and the register of all of them
+    variants          the reference with pieces of its code replaced
+    known_bugs/       the table of known bugs and correct rewritings
+    diagnosis         which known bug gives these outputs?
+    vectors, check    test vectors for other languages, and their judge: python -m oracle
+
+Imports go one way: the tests import the oracle, the oracle imports reference_numpy.
+"""

@@ -1,0 +1,181 @@
+"""One call of a sampler that draws its own noise, on tensors and with gradients that the oracle chooses.
+
+Whoever answers the gradients sees the positions X_0 .. X_L. Steps with injected noise (sghmc_step) can be called in
+the same way, so that all that is seen of a sampler can be seen of a known bug.
+"""
+
+import inspect
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+Z_MAX = 9.0  # of 1e7 normals none is larger, but for a probability of 3e-12
+U = {"float64": 2.0**-53, "float32": 2.0**-24}  # unit roundoff
+
+
+class Broken(Exception):
+    """The sampler's answer cannot be judged at all; the message says why, in one line."""
+
+
+class Layout:
+    """Names and shapes, and the flat vector that they stand for."""
+
+    def __init__(self, shapes):
+        self.shapes = shapes
+        ends = np.cumsum([math.prod(shape) for shape in shapes.values()]).tolist()
+        self.parts = {name: slice(a, b) for name, a, b in zip(shapes, [0, *ends], ends, strict=False)}
+        self.n = ends[-1]
+
+    def tensors(self, x):
+        return {name: x[part].reshape(self.shapes[name]).copy() for name, part in self.parts.items()}
+
+    def flat(self, params, what):
+        """The float64 vector (n,) of any dictionary of array-likes with these names and shapes."""
+        try:
+            names = set(params.keys())
+        except AttributeError:
+            raise Broken(f"{what} is {type(params).__name__}, not a dictionary") from None
+        if names != set(self.shapes):
+            raise Broken(f"{what} has the names {sorted(map(str, names))} instead of {sorted(self.shapes)}")
+        x = np.empty(self.n)
+        for name, part in self.parts.items():
+            value = params[name].detach().cpu() if hasattr(params[name], "detach") else params[name]
+            value = np.asarray(value, dtype=np.float64)
+            if value.shape != self.shapes[name]:
+                raise Broken(f"{what}: {name} has shape {value.shape} instead of {self.shapes[name]}")
+            x[part] = value.ravel()
+        if not np.isfinite(x).all():
+            raise Broken(f"{what} is not finite")
+        return x
+
+    def equal_shapes(self):
+        """Pairs of tensors that a generator could confuse: of one shape, else any two, as far as the shorter goes."""
+        names = list(self.shapes)
+        for i, a in enumerate(names):
+            for b in names[:i]:
+                size = min(math.prod(self.shapes[a]), math.prod(self.shapes[b]))
+                if size > 1:
+                    yield b, a, slice(self.parts[b].start, self.parts[b].start + size), slice(
+                        self.parts[a].start, self.parts[a].start + size)
+
+
+@dataclass
+class Path:
+    """One call. X (positions, n): the start, what grad was asked at and the sample, each once; asked: which of them
+    grad was asked at, in order."""
+
+    X: np.ndarray
+    asked: list
+    complaints: list
+
+    @property
+    def D(self):
+        """The increments X_(l+1) - X_l (leapfrogs, n)."""
+        return np.diff(self.X, axis=0)
+
+
+def takes(function, keyword):
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # compiled code without a signature
+        return True
+    return keyword in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def reach(settings, w, g, u):
+    """The rounding bound gamma_k F of every position, one number: F is the recursion with every sign made positive and
+    draws of Z_MAX, k = 18 L + 4 counts the operations of L leapfrogs (as for injected noise, with gradients given)."""
+    eps, L, c, mass = settings["eps"], settings["L"], 1 - settings["alpha"], settings.get("mass", 1.0)
+    m = np.concatenate([np.ravel(x) for x in (mass.values() if isinstance(mass, dict) else [mass])])
+    s = np.sqrt(2 * settings["alpha"] * m)
+    Phi, X = np.sqrt(m) * Z_MAX, w
+    for _ in range(L):
+        Phi = c * Phi + eps / 2 * g + s * Z_MAX
+        X = X + eps / m * Phi
+        Phi = c * Phi + eps / 2 * g + s * Z_MAX
+    k = 18 * L + 4
+    return k * u / (1 - k * u) * float(np.max(X))
+
+
+def call(sample, layout, seed, settings, start=None, answers=(), u=U["float64"]):
+    """One call of `sample` as a Path. answers[i] is the flat gradient at position i; without one it is zero.
+
+    A position belongs to the path once, however often it is asked for, so that caching and fusing are legal.
+    """
+    start = np.zeros(layout.n) if start is None else start
+    size = [float(abs(x).max()) for x in (start, *answers)]
+    near = reach(settings, size[0], max(size[1:], default=0.0), u)
+    X, asked, given, complaints = [start], [], [], []
+
+    def place(x):
+        if abs(x - X[-1]).max() > near:
+            X.append(x)
+        return len(X) - 1
+
+    def grad(params):
+        i = place(layout.flat(params, "what grad is called with"))
+        asked.append(i)
+        g = answers[i] if i < len(answers) else np.zeros(layout.n)
+        given.append((layout.tensors(g), g))
+        return given[-1][0]
+
+    params = layout.tensors(start)
+    try:
+        result = sample(params, grad, seed, **settings)
+    except Broken:
+        raise
+    except Exception as error:
+        raise Broken(f"raises {type(error).__name__}: {error}") from error
+    place(layout.flat(result, "the sample"))
+    if (layout.flat(params, "the argument params, afterwards,") != start).any():
+        complaints.append("the caller's params are written to")
+    if any((layout.flat(x, "a gradient, afterwards,") != g).any() for x, g in given):
+        complaints.append("the gradients that grad returned are written to")
+    if any(isinstance(result[name], np.ndarray) and np.shares_memory(result[name], params[name]) for name in params):
+        complaints.append("the sample shares memory with the caller's params")
+    return Path(np.array(X), asked, complaints)
+
+
+# ------------------------------------------------------------------------------- samplers whose noise is injected
+
+def flat_settings(settings, parts):
+    """The settings with dictionaries of masses as vectors."""
+    return {k: np.concatenate([np.ravel(x[name]) for name in parts]) if isinstance(x, dict) else x
+            for k, x in settings.items()}
+
+
+def with_noise(step, rows=None):
+    """The sghmc_sample of a step with injected noise; rows(rng, count, n): the draws, otherwise independent normals."""
+    rows = rows or (lambda rng, count, n: rng.standard_normal((count, n)))
+
+    def sghmc_sample(params, grad, seed, *, eps, L, alpha, mass=1.0, b_hat=0.0):
+        layout = Layout({name: np.shape(x) for name, x in params.items()})
+        z = rows(np.random.default_rng(seed), rows_of(step, L), layout.n)
+        settings = flat_settings(dict(mass=mass, b_hat=b_hat), layout.parts)
+        return layout.tensors(step(layout.flat(params, "params"), z,
+                                   lambda x: layout.flat(grad(layout.tensors(np.asarray(x))), "the gradient"),
+                                   eps=eps, L=L, alpha=alpha, **settings))
+    return sghmc_sample
+
+
+def rows_of(step, L):
+    """How many draws per coordinate a step asks for: 2 L + 1, unless it says otherwise."""
+    return getattr(step, "rows", lambda L: 2 * L + 1)(L)
+
+
+def noise_map(step, settings):
+    """K (leapfrogs, rows): by how much X_(l+1) - X_l moves for each unit of a draw. Coordinate j has one more unit
+    in row j than the last coordinate; all move, so that no position is taken for the one before.
+
+    Broken: the increments of a coordinate are not K times its own draws.
+    """
+    count = rows_of(step, settings["L"])
+    rng = np.random.default_rng(2)
+    base = 1 + np.arange(count)[:, None] % 3
+    z = np.concatenate([base + np.eye(count), base, rng.standard_normal((count, 2))], axis=1)
+    D = call(with_noise(step, lambda *_: z), Layout({"x": (count + 3,)}), 0, settings).D
+    K = D[:, :count] - D[:, [count]]
+    if not np.allclose(K @ z[:, count:], D[:, count:], rtol=1e-9, atol=1e-9 * abs(D).max(initial=0)):
+        raise Broken("the step is not linear in the draws of each coordinate")
+    return K

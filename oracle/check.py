@@ -1,0 +1,174 @@
+"""The judge of results that another language computed from the vectors."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from oracle.arithmetic import decimals, difference
+from oracle.diagnosis import (
+    ENERGY_CANDIDATES,
+    SHARED,
+    STEP,
+    STEP_CANDIDATES,
+    Observation,
+    energy_of,
+    explain,
+    gradient_name,
+    in_parts,
+    is_single,
+    some,
+)
+from oracle.energy import NAMES
+from oracle.implementations import BITS
+from oracle.known_bugs import implementation
+from oracle.sampler import run
+from oracle.vectors import FLAGS, batch_of, case_of, read_vectors
+
+# A JSON text, or a word for what is no number as C, C++, Rust, Julia and others print it.
+WORDS = re.compile(r'"(?:[^"\\]|\\.)*"|[-+]?\b(?:nan(?:\(\w*\))?|inf(?:inity)?|1\.#\w+)(?!\w)', re.I)
+
+
+@dataclass
+class Verdict:
+    """text: what is wrong with a result, None if nothing is; judged: False where no judgement is possible."""
+
+    text: str = None
+    judged: bool = True
+    observation: Observation = None
+    double: bool = True
+
+
+def read_results(path):
+    """The parsed file; ValueError or OSError if it is no JSON. Any spelling of NaN and infinity is read."""
+    def spelt_as_json(match):
+        text = match.group().lower()
+        if text.startswith('"'):
+            return match.group()
+        return "NaN" if "inf" not in text else "-Infinity" if text[0] == "-" else "Infinity"
+
+    return json.loads(WORDS.sub(spelt_as_json, Path(path).read_text(encoding="utf-8")))
+
+
+def check(results):
+    """Judge [{"id", "w_new"} or {"id", "u", "grads"}]; prints a line per vector and the diagnoses; True if all pass.
+
+    An id is "step/..." or "energy/..."; "dtype": "float32" sets the unit roundoff u; an energy may come without grads.
+    ValueError: not of this form.
+    """
+    known = {f"{kind}/{name}": v for kind in ("step", "energy") for name, v in read_vectors(kind).items()}
+    by_id = checked_results(results, known)
+    verdicts = {name: verdict(v, by_id.get(name)) for name, v in known.items()}
+    for name, x in verdicts.items():
+        said = "    " if not x.judged else "pass" if x.text is None else "FAIL"
+        print(f"{said}  {name}{'' if x.text is None else ': ' + x.text}")
+    for half in ("step", "energy"):
+        for line in diagnosis(half, known, verdicts):
+            print(line)
+    judged = [x for x in verdicts.values() if x.judged]
+    failures = sum(x.text is not None for x in judged)
+    unjudged = f", {len(verdicts) - len(judged)} not judged" if len(judged) < len(verdicts) else ""
+    print(f"{len(judged) - failures} passed, {failures} failed{unjudged}")
+    return failures == 0
+
+
+def checked_results(results, known):
+    """The results by id; ValueError for unknown or repeated ids, unknown or missing keys, an unknown dtype."""
+    by_id = {}
+    for result in results if isinstance(results, list) else [results]:
+        if not isinstance(result, dict) or not isinstance(result.get("id"), str) or result["id"] not in known:
+            raise ValueError(f"not a result with the id of a vector: {str(result)[:80]}")
+        name = result["id"]
+        wanted = [{"w_new"}] if name.startswith("step/") else [{"u", "grads"}, {"u"}]
+        if name in by_id or set(result) - {"dtype", "id"} not in wanted:
+            keys = ", ".join(sorted(wanted[0]))
+            raise ValueError(f"{name}: given twice, or its keys are not id, {keys}, maybe dtype")
+        if result.get("dtype", "float64") not in BITS:
+            raise ValueError(f"{name}: dtype must be float64 or float32, not {result['dtype']!r}")
+        by_id[name] = result
+    return by_id
+
+
+def verdict(v, result):
+    """The Verdict on one result."""
+    if result is None:
+        return Verdict("no result with this id")
+    dtype = result.get("dtype", "float64")
+    if dtype == "float32" and "wide" in v["flags"]:
+        return Verdict("not judged: its inputs do not fit in single precision", judged=False)
+    right, bounds = answers(v), bounds_of(v)
+    try:
+        got = answers(result, v.get("stop_grad"))
+    except (TypeError, ValueError):
+        return Verdict("not numbers")
+    shapes = [(x.shape, right[name].shape) for name, x in got.items()]
+    if any(a != b for a, b in shapes):
+        return Verdict(f"shapes {[a for a, _ in shapes]} instead of {[b for _, b in shapes]}")
+    parts = {name: (x, right[name], bounds[name] * 2.0 ** -BITS[dtype]) for name, x in got.items()}
+    texts = []
+    for name, (x, want, bound) in parts.items():
+        good = np.isfinite(x) & (abs(x - want) <= bound)
+        texts += [] if good.all() else [f"{name}: {difference(x, want, bound, good)}"]
+    seen = Observation({name: tuple(map(decimals, part)) for name, part in parts.items()}, asked_of(v),
+                       SHARED.setdefault(("w_new" in v, v["id"]), {}))
+    return Verdict(texts[0] if texts else None, True, seen, dtype == "float64")
+
+
+def answers(x, stop_grad=None):
+    """{name: float64 array} of a result or a vector."""
+    if "w_new" in x:
+        return {STEP: np.array(x["w_new"], dtype=np.float64)}
+    stop_grad = x["stop_grad"] if stop_grad is None else stop_grad
+    found = {"U": np.array(x["u"], dtype=np.float64)}
+    if "grads" in x and len(x["grads"]) != 4:
+        raise ValueError("not four gradients")
+    return found | {gradient_name(name, stop_grad): np.array(g, dtype=np.float64)
+                    for name, g in zip(NAMES, x.get("grads", ()), strict=False)}
+
+
+def bounds_of(v):
+    """{name: array} of a vector's bounds over u; one per row spread over the row, null is infinite."""
+    if "w_new" in v:
+        return {STEP: np.array(v["bound"])}
+    rows = {gradient_name(x, v["stop_grad"]): np.array([np.inf if e is None else e for e in bound])[:, None]
+            + 0 * np.array(v[x]) for x, bound in zip(NAMES, v["bound"]["grads"], strict=True)}
+    return {"U": np.array(v["bound"]["u"]), **rows}
+
+
+def asked_of(v):
+    """candidate -> what that known bug answers to the vector."""
+    if "w_new" in v:
+        return lambda candidate: {STEP: decimals(run(implementation(candidate[0]), case_of(v)))}
+    return lambda candidate: energy_of(candidate, batch_of(v), (v["stop_grad"],))
+
+
+def diagnosis(half, known, verdicts):
+    """Lines that say what the failures of one half have in common: a known bug, single precision, a flag."""
+    mine = {name: x for name, x in verdicts.items() if name.startswith(half + "/") and x.observation}
+    failed = [name for name, x in mine.items() if x.text is not None]
+    if not failed:
+        return
+    seen = [mine[name].observation for name in sorted(mine, key=lambda name: "generic" not in name)]
+    if all(mine[name].double for name in mine) and all(map(is_single, seen)):
+        yield f"{half}: right to single precision; say \"dtype\": \"float32\", or look for a hidden float32."
+        return
+    found = explain(seen, STEP_CANDIDATES if half == "step" else ENERGY_CANDIDATES)
+    if found.whole:
+        yield f"{half}: your output equals that of a known bug: {some(found.whole, ' Or: ')}"
+    else:
+        yield f"{half}: {in_parts(found, seen)}"
+    yield from shared_flags(failed, [name for name in mine if name not in failed], known)
+
+
+def shared_flags(failed, passed, known):
+    """The flags that all failures have and no success, or the other way round."""
+    flags = {name: set(known[name]["flags"]) for name in [*failed, *passed]}
+    common = set.intersection(*(flags[name] for name in failed)) - set().union(*(flags[name] for name in passed))
+    for flag in sorted(common):
+        yield f"  All failures, and only they, have the flag {flag}: {FLAGS[flag]}"
+    if passed:
+        spared = set.intersection(*(flags[name] for name in passed)) - set().union(*(flags[name] for name in failed))
+        for flag in sorted(spared):
+            yield f"  Only vectors with the flag {flag} pass: {FLAGS[flag]}"

@@ -1,0 +1,243 @@
+"""Which known bug gives these outputs? One search, for a module under test and for results read from a file.
+
+An observation is one input with the parts of the answer to it (W_{t+1}; or U and gradients). A bug is named only if it
+gives all parts of all observations. Where different bugs sit in different parts, each must give its parts in all
+observations. An answer of zeros alone names nobody.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from oracle.arithmetic import decimals
+from oracle.batches import generic_batch
+from oracle.cases import generic_case
+from oracle.coefficients import wrong_coefficients
+from oracle.energy import NAMES, energy_bound, gradient_bounds, truth
+from oracle.known_bugs import bugs, differentiated, implementation
+from oracle.sampler import positions, rounding_bound, run
+
+RIGHT = "the generic case comes out right. What is wrong is said at the tests, and may need the input shown there."
+STEP = "W_(t+1)"
+
+
+@dataclass(eq=False)
+class Observation:
+    """An input and the answer to it; parts: name -> (got, right, bound), arrays of fractions or decimals.
+
+    ask(implementation of a known bug) gives {name: array}; answers keeps what it gave.
+    """
+
+    parts: dict
+    ask: object
+    answers: dict = field(default_factory=dict)
+
+    def fits(self, candidate):
+        """The names of the parts that a candidate explains."""
+        if candidate not in self.answers:
+            try:
+                with np.errstate(all="ignore"):
+                    self.answers[candidate] = self.ask(candidate)
+            except Exception:  # a bug that cannot answer here does not explain an answer
+                self.answers[candidate] = {}
+        return self.near(self.answers[candidate])
+
+    def near(self, others):
+        return {name for name, (got, _, bound) in self.parts.items() if name in others
+                and same(got, others[name], bound)}
+
+    @property
+    def wrong(self):
+        return set(self.parts) - self.near({name: right for name, (_, right, _) in self.parts.items()})
+
+
+def same(got, want, bound):
+    """Within the bounds; NaN and infinity are values like any other here."""
+    got, want = np.array(got, dtype=object), np.array(want, dtype=object)
+    finite = np.isfinite(got.astype(float)) & np.isfinite(want.astype(float))
+    if not np.array_equal(got[~finite].astype(float), want[~finite].astype(float), equal_nan=True):
+        return False
+    return bool((abs(got[finite] - want[finite]) <= np.broadcast_to(bound, got.shape)[finite]).all())
+
+
+@dataclass
+class Explanation:
+    """What is wrong, the bugs that give the whole answer, those that give parts of it, and what no bug gives."""
+
+    wrong: set
+    whole: list
+    parts: list  # (known bug, names of parts)
+    rest: set
+
+
+def explain(observations, candidates):
+    """The Explanation of the observations by the candidates, pairs (row of the table, how it is asked)."""
+    names = set().union(*(o.parts for o in observations))
+    wrong = set().union(*(o.wrong for o in observations))
+    nonzero = {name for name in names if any(np.any(o.parts[name][0] != 0) for o in observations if name in o.parts)}
+    fits = [(candidate[0], fitting(observations, candidate, names)) for candidate in candidates if wrong & names]
+    whole = list(dict.fromkeys(row for row, explained in fits if explained == names and nonzero))
+    parts, rest = [], set(wrong)
+    while rest & nonzero:  # the bug that explains U, then the one that explains the most of the rest, and so on
+        row, explained = max(fits, key=lambda bug: ("U" in bug[1] & rest & nonzero, len(bug[1] & rest & nonzero)))
+        if not explained & rest & nonzero:
+            break
+        parts.append((row, explained & rest & nonzero))
+        rest -= explained & nonzero
+    return Explanation(wrong, whole, parts, rest)
+
+
+def fitting(observations, candidate, names):
+    """The parts that a candidate gives in every observation that has them."""
+    left = set(names)
+    for observation in observations:
+        left -= left and left & set(observation.parts) - observation.fits(candidate)
+        if not left:
+            break
+    return left
+
+
+def is_single(seen):
+    """Whether answers in double precision are all float32 numbers, and right to single precision (u is 2^29 larger,
+    bounds that are not linear in u less than 2^30)."""
+    parts = {name: (got, want, bound * 2**30) for name, (got, want, bound) in seen.parts.items()}
+    singles = all(np.array_equal(got, np.float32(got), equal_nan=True)
+                  for got in (np.array(x[0], dtype=float) for x in parts.values()))
+    return singles and not Observation(parts, None).wrong
+
+
+def some(texts, between):
+    """The first four of the texts, and how many more there are."""
+    texts = list(map(str, texts))
+    return between.join(texts[:4]) + (f"; and {len(texts) - 4} more" if len(texts) > 4 else "")
+
+
+# -------------------------------------------------------------------------------------------------------- the sampler
+
+def observe_step(impl, case, got=None):
+    """The observation of one case; got: its W_{t+1} if that is known already."""
+    got = run(impl, case) if got is None else got
+    return Observation({STEP: (got, positions(case)[-1], rounding_bound(impl, case))},
+                       lambda candidate: {STEP: run(implementation(candidate[0]), case)})
+
+
+STEP_CANDIDATES = [(row, "as written") for row in bugs("step")]
+SHARED = {}  # input -> answers of the known bugs to it
+
+
+def generic_cases(impl):
+    """The generic case, then simpler ones; where that is, and what has to be wrong as well if they alone are named."""
+    case = generic_case(impl)
+    yield case, "", ""
+    if case.b_hat:
+        yield replace(case, b_hat=0.0), "at b_hat = 0 ", "b_hat"
+    if case.mass != 1:
+        both = "b_hat = 0 and mass = 1" if case.b_hat else "mass = 1"
+        yield replace(case, b_hat=0.0, mass=1.0), f"at {both} ", "mass (and perhaps b_hat)" if case.b_hat else "mass"
+
+
+def diagnose_step(impl):
+    """Names the known bug whose output on the generic case, or else on a simpler one, is the implementation's."""
+    raised = None
+    for case, where, other in generic_cases(impl):
+        try:
+            seen = observe_step(impl, case)
+        except Exception as error:
+            raised = raised or f"the generic case raises {type(error).__name__}: {error}"
+            continue
+        seen.answers = SHARED.setdefault((case.mass, case.b_hat), {})
+        found = explain([seen], STEP_CANDIDATES)
+        if not found.wrong:
+            return f"{where}your output is right; look at {other}." if where else RIGHT
+        if found.whole:
+            also = f" {other} is wrong as well." if where else ""
+            return f"{where}your output equals that of a known bug: {some(found.whole, ' Or: ')}{also}"
+        if not where and impl.dtype == "float64" and is_single(seen):
+            return "right to single precision; set DTYPE = 'float32', or look for a hidden float32."
+    return raised or "no known bug. One unit input at a time: " + wrong_coefficients(impl)
+
+
+# --------------------------------------------------------------------------------------------------------- the energy
+
+def energy_answers(impl, batch, stop_grads):
+    """{name: answer} of U and of the gradients for each stop_grad, as far as there are any."""
+    answers = {"U": np.array(impl.energy(*batch.arrays()), dtype=object)} if impl.has("energy") else {}
+    for stop_grad in stop_grads if impl.has("energy_grad") else ():
+        g = impl.energy_grad(*batch.arrays(), stop_grad)
+        answers |= {gradient_name(x, stop_grad): a for x, a in zip(NAMES, g, strict=True)}
+    return {name: decimals(x) for name, x in answers.items()}
+
+
+def gradient_name(x, stop_grad):
+    return f"dU/d{x}{' with stop-gradient' * stop_grad}"
+
+
+def right_energy(impl, batch, stop_grads):
+    """{name: (right answer, its bound)}."""
+    right = truth(batch)
+    known = {"U": (right.U, energy_bound(impl, batch, right))}
+    for stop_grad in stop_grads:
+        grads = zip(NAMES, truth(batch, stop_grad).grads, gradient_bounds(impl, batch, right), strict=True)
+        known |= {gradient_name(x, stop_grad): (g, e) for x, g, e in grads}
+    return known
+
+
+def observe_energy(impl, batch, stop_grads=(False, True), got=None):
+    """The observation of one batch; got: its answers by name if they are known already."""
+    got = energy_answers(impl, batch, stop_grads) if got is None else got
+    known = right_energy(impl, batch, stop_grads)
+
+    return Observation({name: (x, *known[name]) for name, x in got.items()},
+                       lambda candidate: energy_of(candidate, batch, stop_grads))
+
+
+def energy_of(candidate, batch, stop_grads):
+    """{name: answer} of a known bug: as written in the table, or of a wrong U that a machine differentiated."""
+    row, how = candidate
+    if how == "as written":
+        return energy_answers(implementation(row), batch, stop_grads)
+    U, grads = differentiated(row, batch)
+    return {"U": U} | {gradient_name(x, stop): 0 * g if stop and x in ("z1", "z2") else g
+                       for stop in stop_grads for x, g in zip(NAMES, grads, strict=True)}
+
+
+ENERGY_CANDIDATES = [*((row, "as written") for row in bugs("energy", "gradient")),
+                     *((row, "differentiated") for row in bugs("energy") if not row.no_decimals)]
+
+
+def diagnose_energy(impl):
+    """Names the known bugs whose outputs on the generic batch are the implementation's, in whole or part by part."""
+    batch = generic_batch()
+    try:
+        seen = observe_energy(impl, batch)
+    except Exception as error:
+        return f"the generic batch raises {type(error).__name__}: {error}"
+    seen.answers = SHARED.setdefault("energy", {})
+    found = explain([seen], ENERGY_CANDIDATES)
+    if not found.wrong:
+        return RIGHT
+    if found.whole:
+        return f"your output equals that of a known bug: {some(found.whole, ' Or: ')}"
+    if impl.dtype == "float64" and is_single(seen):
+        return "right to single precision; set DTYPE = 'float32', or look for a hidden float32."
+    return in_parts(found, [seen])
+
+
+def in_parts(found, seen):
+    """The parts of the observations that are wrong, each with its bug."""
+    texts = [f"your {in_words(names, seen)} equals that of a known bug: {row}" for row, names in found.parts]
+    if not texts:
+        return "no known bug. Wrong: " + in_words(found.wrong, seen)
+    if found.rest:
+        texts.append(f"your {in_words(found.rest, seen)} is wrong too, but by no known bug.")
+    return " And ".join(texts)
+
+
+def in_words(names, seen):
+    """The parts of the outputs by name."""
+    parts = {name: x.parts[name][0] for x in seen for name in x.parts}
+    spoken, gradients = [name for name in parts if name in names], [name for name in parts if name != "U"]
+    if gradients and {x for x in gradients if "dz" not in x or "stop" not in x} <= names:  # those are mostly zero
+        spoken = ["U", "all its gradients"] if "U" in names else ["whole gradient"]
+    nan = any(np.isnan(np.array(parts[name], dtype=float)).any() for name in names)
+    return (" and " if len(spoken) == 2 else ", ").join(spoken) + " (with NaN)" * nan

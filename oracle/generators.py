@@ -1,0 +1,212 @@
+"""What generators get wrong: draws that are rounded, not normal, shared or dependent (layer 3 of own_draws.py).
+
+Without gradients, alpha = 0 shows the momentum draw alone, and alpha next to 1 the draw of the first kick of each
+leapfrog alone, to some 40 bits. These single draws must all differ: equal ones tell any sharing, in whatever order.
+"""
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from oracle import chance
+from oracle.own_draws import LAGS, SHARES, summary
+
+DELTA = 2.0**-45  # two draws nearer than this count as equal
+FORMATS = {"bfloat16": 8, "float16": 11, "float32": 24}  # bits of a number
+
+
+def draw_statistics(draws):
+    return [s for d in draws for s in (chance.shape(d.z, "shape", f"{d.row}, seed {d.seed}", (d,)),
+                                       chance.largest(d.z, "largest", f"{d.row}, seed {d.seed}", (d,)))]
+
+
+def distribution(seen):
+    """Every single draw is standard normal."""
+    return summary(chance.failed(draw_statistics(seen.draws), SHARES["draws"] * seen.level))
+
+
+def digits(seen):
+    """No draw is rounded to a shorter format than the sampler claims."""
+    rows = {}
+    for d in seen.draws:
+        rows.setdefault(short_format(d.z, seen.dtype), {})[d.row] = True
+    return [f"every draw is a {name} number, not {seen.dtype}: {', '.join(found)}"
+            for name, found in rows.items() if name]
+
+
+def short_format(z, dtype):
+    """The shortest format that holds all the draws, or all of them times sqrt(2), if it is shorter than dtype."""
+    room = 2.0**-38 if dtype == "float64" else 2.0**-18
+    for name, bits in FORMATS.items():
+        for x in (z, math.sqrt(2) * z):
+            mantissa, exponent = np.frexp(x[abs(x) > 2.0**-10])
+            error = abs(mantissa - np.round(mantissa * 2.0**bits) / 2.0**bits)
+            if name != dtype and x.any() and (error <= room).all():
+                return name
+    return None
+
+
+# ---------------------------------------------------------------------------------------------- equal draws
+
+@dataclass
+class Sharing:
+    """Draws that are equal. Columns of pairs (2, number): indices into all rows one after the other."""
+
+    pairs: np.ndarray
+    disjoint: int
+    allowed: int
+
+
+def equal_draws(draws, share):
+    """Pairs of neighbours in order of size that are equal but for the sign. Of the disjoint pairs among N right draws,
+    m appear with probability E^m / m! at most, E = 0.5642 N^2 DELTA (the density of |x| - |y| at 0 is 1.1284)."""
+    values = np.concatenate([abs(d.z) for d in draws]) if draws else np.zeros(0)
+    order = np.argsort(values, kind="stable")
+    order = order[values[order] > 2.0**-30]  # a draw that is missing is no draw
+    equal = np.diff(values[order]) <= DELTA
+    starts = np.flatnonzero(np.diff(np.concatenate([[0], equal, [0]])))
+    lengths = starts[1::2] - starts[::2]
+    expected, allowed = 0.5642 * len(order) ** 2 * DELTA, 0
+    while allowed * math.log(max(expected, 1e-300)) - math.lgamma(allowed + 1) > math.log(share):
+        allowed += 1
+    i = np.flatnonzero(equal)
+    return Sharing(np.array([order[i], order[i + 1]]), int(((lengths + 1) // 2).sum()), allowed - 1)
+
+
+def sharing(seen):
+    """No two single draws are equal. Single precision has too few numbers for this; correlations judge it alone."""
+    if seen.dtype != "float64":
+        return []
+    found = equal_draws(seen.draws, SHARES["sharing"] * seen.level)
+    if found.disjoint <= found.allowed:
+        return []
+    return [f"{found.disjoint} pairs of draws are equal but for the sign, more than {found.allowed}: "
+            + "; ".join(explain(found, seen.draws, seen.large))]
+
+
+def explain(found, draws, layout):
+    """Who shares with whom, the two commonest ways."""
+    rows, places = found.pairs // layout.n, found.pairs % layout.n
+    names = list(layout.parts)
+    tensors = np.searchsorted([layout.parts[t].start for t in names], places, side="right") - 1
+    relation = np.array([rows[0] == rows[1], tensors[0] == tensors[1]])
+    ways = []
+    for key, count in Counter(map(tuple, relation.T.tolist())).most_common(2):
+        at = (relation.T == key).all(axis=1)
+        if count >= 0.05 * len(at):
+            ways.append(way(key, rows[:, at], tensors[:, at], places[:, at], draws, names, layout))
+    return list(dict.fromkeys(ways))
+
+
+def way(key, rows, tensors, places, draws, names, layout):
+    same_row, same_tensor = key
+    i = 0
+    a, b = draws[rows[0, i]], draws[rows[1, i]]
+    s, t = names[tensors[0, i]], names[tensors[1, i]]
+    if same_row and same_tensor:
+        return within(rows, tensors, places, draws, names, layout)
+    if same_row:
+        return f"one key for all tensors: {s} and {t} share their draws"
+    if a.seed == b.seed:
+        return f"the key is not advanced between leapfrogs: the {b.row} is the {a.row}" + (
+            "" if same_tensor else f" of another tensor, {s}, {t}")
+    if same_tensor and a.row == b.row:
+        return "the same noise at each sample: the seed is ignored"
+    if same_tensor:
+        return f"samples overlap: the {a.row} of seed {a.seed} is the {b.row} of seed {b.seed}"
+    return f"one seed per tensor: {s} with seed {a.seed} draws what {t} draws with seed {b.seed}"
+
+
+def within(rows, tensors, places, draws, names, layout):
+    """Repeats inside one tensor, described for one row of draws and the tensor with most of them."""
+    tensor = names[Counter(tensors[0].tolist()).most_common(1)[0][0]]
+    here = (tensors[0] == names.index(tensor)) & (rows[0] == rows[0, 0])
+    i, j = places[:, here]
+    start, stop, width = layout.parts[tensor].start, layout.parts[tensor].stop, (layout.shapes[tensor] or (1,))[-1]
+    distance, different = abs(j - i), stop - start - len(i)
+    if np.ptp(abs(draws[rows[0, 0]].z[start:stop])) <= DELTA:
+        return f"one number for all coordinates of {tensor}"
+    if different == width < stop - start and (distance % width == 0).all():
+        return f"the first row expanded: all rows of {tensor} are equal"
+    if different == (stop - start) / width and ((i - start) // width == (j - start) // width).all():
+        return f"one number for each row of {tensor}"
+    common, count = Counter(distance.tolist()).most_common(1)[0]
+    period = int(np.gcd.reduce(distance))
+    if period > 1 or count > 0.5 * len(distance):
+        return f"the draws of {tensor} repeat at distance {period if period > 1 else common}"
+    return f"draws of {tensor} come more than once, at no fixed distance"
+
+
+# ------------------------------------------------------------------------------------------------ correlations
+
+def independence_statistics(seen):
+    """Pairs of coordinates at a distance, of tensors, of leapfrogs in different samples (seeds)."""
+    rows = [(name, l, x) for name, e in seen.white_chain.items() for l, x in enumerate(e)]
+    statistics = []
+    for i, (name, l, x) in enumerate(rows):
+        here = f"{name}, leapfrog {l}"
+        statistics += [chance.lag(x, k, "coordinates", f"{here}: distance {k}", (k,)) for k in LAGS if 2 * k <= x.size]
+        for a, b, first, second in seen.large.equal_shapes():
+            statistics.append(chance.correlation(x[second], x[first], "tensors", f"{here}: {a} and {b}", (a, b)))
+        for other, m, y in rows[:i]:
+            if other != name:
+                statistics.append(chance.correlation(x, y, "samples", f"{here} and {other}, leapfrog {m}"))
+                statistics += [chance.correlation(x[second], y[first], "tensors of two samples",
+                                                  f"{b} in {here} and {a} in {other}, leapfrog {m}", (a, b))
+                               for a, b, first, second in seen.large.equal_shapes()]
+    return statistics
+
+
+def independence(seen):
+    return summary(chance.failed(independence_statistics(seen), SHARES["independence"] * seen.level))
+
+
+# --------------------------------------------------------------------------------------------- what is found
+
+def statistics(seen):
+    """All statistics of a sampler by layer."""
+    return {"law": seen.law_statistics, "deep": seen.deep_statistics, "small": seen.small_statistics,
+            "draws": draw_statistics(seen.draws), "independence": independence_statistics(seen)}
+
+
+def sensitivities(seen):
+    """One line for each kind of statistic: how many there are, the share of the false alarms that each may spend, and
+    the smallest error that is found with probability 1 - MISS (of the largest and of the smallest n)."""
+    for layer, found in statistics(seen).items():
+        share, groups = SHARES[layer] * seen.level / max(1, len(found)), {}
+        for s in found:
+            groups.setdefault((s.kind, s.group), []).append(s.n)
+        for (kind, group), sizes in groups.items():
+            for n in sorted({max(sizes), min(sizes)}, reverse=True):
+                yield (f"{layer}, {group}: {len(sizes)} statistics at {share:.1e} each; n = {n}: found from "
+                       f"{chance.size_found(kind, n, share)}")
+
+
+# --------------------------------------------------------------------------------------------- names of shapes
+
+def only_signs(seen):
+    for d in seen.draws:
+        if d.z.any() and np.ptp(abs(d.z)) < 1e-9 and d.z.min() < 0 < d.z.max():
+            return [f"{d.row}: signs, +1 or -1, instead of normals"]
+    return []
+
+
+def shape_name(seen):
+    """What the draws follow if that is no normal law of any mean and variance; [] if it is one."""
+    if not chance.failed(draw_statistics(seen.draws), SHARES["draws"] * seen.level):
+        return []
+    for d in seen.draws:
+        spread = float(d.z.std())
+        if not spread:
+            continue
+        z = (d.z - d.z.mean()) / spread
+        room = chance.smallest_errors("shape", z.size, 1e-9)[1]
+        if chance.distance(z) > room:
+            if abs(z).max() < 1.75 and chance.distance(z, lambda x: np.clip(0.5 + x / 12**0.5, 0, 1)) < room:
+                return [f"{d.row}: uniform instead of normal"]
+            return [f"{d.row}: not normal; the distribution function is off by {chance.distance(z):.3g}"]
+        if chance.largest(z, "", "").p < 1e-9:
+            return [f"{d.row}: normals cut off at {abs(z).max():.3g} standard deviations"]
+    return []

@@ -1,0 +1,133 @@
+"""A module under test: how it is loaded, what it can do, and its answers as float64 arrays."""
+
+import importlib
+import importlib.util
+import inspect
+import os
+import shlex
+import sys
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+import reference_numpy
+
+ROOT = Path(__file__).resolve().parent.parent
+CAPABILITIES = ("sghmc_step", "energy", "energy_grad", "sghmc_sample")
+BITS = {"float64": 53, "float32": 24}
+
+
+class Unusable(Exception):
+    """A module that cannot be tested: one line that says why."""
+
+
+@dataclass(eq=False)
+class Implementation:
+    """A module under test; its functions are called through here and answer in float64 arrays."""
+
+    name: str
+    module: object
+    dtype: str = "float64"
+    ours: bool = False         # a built-in: U >= 0 and finite whatever the input, no slack
+    scalar_mass: bool = False  # MASS = "scalar": no test passes a vector
+
+    @property
+    def u(self):
+        """Unit roundoff."""
+        return Fraction(1, 2 ** BITS[self.dtype])
+
+    def has(self, capability):
+        return callable(getattr(self.module, capability, None))
+
+    def accepts(self, keyword):
+        """Whether sghmc_step takes `mass` or `b_hat`; no test passes them otherwise."""
+        if keyword.endswith(" per coordinate"):
+            return self.accepts(keyword.split()[0]) and not self.scalar_mass
+        try:
+            parameters = inspect.signature(self.module.sghmc_step).parameters
+        except (AttributeError, TypeError, ValueError):  # no step, or compiled code without a signature
+            return True
+        return keyword in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+    def step(self, w, z, grad, **settings):
+        """W_{t+1} as a float64 array (n,)."""
+        return numbers(self.module.sghmc_step(w, z, grad, **settings), np.shape(w), "sghmc_step returns")
+
+    def energy(self, *batch, **similarity):
+        return float(numbers(self.module.energy(*batch, **similarity), (), "energy returns"))
+
+    def energy_grad(self, *batch_and_stop_grad, **similarity):
+        """(g_p1, g_z1, g_p2, g_z2) as float64 arrays (B, d)."""
+        gradients = self.module.energy_grad(*batch_and_stop_grad, **similarity)
+        assert len(gradients) == 4, f"energy_grad returns 4 arrays, not {len(gradients)}"
+        return [numbers(g, np.shape(batch_and_stop_grad[0]), "energy_grad returns") for g in gradients]
+
+
+def numbers(x, shape, what):
+    """A float64 copy of any array-like: NumPy, jax, torch, lists, Python floats."""
+    x = x.detach() if hasattr(x, "detach") else x
+    x = np.asarray(x, dtype=np.float64).copy()
+    assert x.shape == shape, f"{what} shape {x.shape} instead of {shape}"
+    return x
+
+
+NUMPY = Implementation("numpy", reference_numpy, ours=True)
+SINGLE = Implementation("single precision", None, "float32")  # for its unit roundoff alone
+
+
+def places(text):
+    """The entries of SGHMC_IMPL. A path with blanks is taken whole if there is such a file; quotes work too."""
+    try:
+        words, found = (text.split() if "'" not in text and '"' not in text else shlex.split(text)), []
+    except ValueError as error:
+        raise Unusable(f"SGHMC_IMPL: {error}") from None
+    while words:
+        longest = next((n for n in range(len(words), 1, -1) if file_of(" ".join(words[:n])).is_file()), 1)
+        found.append(" ".join(words[:longest]))
+        words = words[longest:]
+    return found
+
+
+def file_of(place):
+    """A path as given, or else seen from this repository."""
+    return Path(place) if Path(place).exists() else ROOT / place
+
+
+def load(place):
+    """The module behind one entry of SGHMC_IMPL, a dotted name or a file. Unusable: it cannot be tested."""
+    def refuse(reason):
+        raise Unusable(f"SGHMC_IMPL: {place}: {reason}")
+
+    try:
+        module = from_file(place, refuse) if place.endswith(".py") or os.sep in place else from_name(place)
+    except Unusable:
+        raise
+    except Exception as error:
+        refuse(f"cannot be imported: {type(error).__name__}: {error}")
+    if not any(callable(getattr(module, c, None)) for c in CAPABILITIES):
+        refuse(f"defines none of {', '.join(CAPABILITIES)}")
+    dtype = str(getattr(module, "DTYPE", "float64"))
+    known = [name for name in BITS if name in dtype]
+    if not known:
+        refuse(f"DTYPE must be float64 or float32, not {dtype}")
+    return Implementation(place, module, known[0])
+
+
+def from_file(place, refuse):
+    file = file_of(place)
+    if not file.is_file():
+        refuse("no such file")
+    sys.path.insert(0, str(file.resolve().parent))  # as `python file` would: it may import its neighbours
+    spec = importlib.util.spec_from_file_location(f"sghmc_impl_{file.stem}", file)
+    if spec is None:
+        refuse("not a Python file")
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def from_name(place):
+    sys.path.insert(0, os.getcwd())
+    return importlib.import_module(place)

@@ -1,0 +1,39 @@
+"""The table of known bugs and correct rewritings: read by the tests, the diagnosis and the vector writer."""
+
+import functools
+from decimal import Decimal
+
+import numpy as np
+
+from oracle.arithmetic import decimals
+from oracle.implementations import Implementation
+from oracle.known_bugs import energy, gradient, step
+from oracle.variants import variant
+
+TABLE = {"step": step.ROWS, "energy": energy.ROWS, "gradient": gradient.ROWS}
+
+
+@functools.cache
+def implementation(row):
+    """The reference, written as the row says."""
+    return Implementation(row.name, variant(row.edits), row.dtype)
+
+
+def bugs(*targets):
+    """The rows of these targets that change a result, in the order of the table."""
+    return [row for target in targets for row in TABLE[target] if row.changes_value]
+
+
+def differentiated(row, batch):
+    """U and the gradients of a bug of U, if a machine differentiates it: by differences, with errors of 1e-20."""
+    mutant, h = variant(row.edits, decimals=True), Decimal("1e-20")
+    mutant.energy.__globals__["float"] = lambda U: U  # all digits of the result
+    rows, grads = [decimals(x) for x in batch.arrays()], []
+    U = mutant.energy(*rows)
+    for x in rows:
+        grads.append(0 * x)
+        for i in np.ndindex(x.shape):
+            x[i] += h
+            grads[-1][i] = (mutant.energy(*rows) - U) / h
+            x[i] -= h
+    return U, grads

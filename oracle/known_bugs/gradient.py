@@ -1,0 +1,121 @@
+"""Known bugs of the gradient of Equation 2. How to add one: vectors/README.md."""
+
+from oracle.known_bugs.row import bug
+
+ROWS = [
+    bug("gradient: no projection for P", {
+        "ds_dP = (z - s[:, None] * p) / P_norm": "ds_dP = z / P_norm"
+    }, "the derivative of the normalisation"),
+    bug("gradient: no projection for Z", {
+        "ds_dZ = (p - s[:, None] * z) / Z_norm": "ds_dZ = p / Z_norm"
+    }, "the derivative of the normalisation"),
+    bug("gradient: no projection for P and Z", {
+        "ds_dP = (z - s[:, None] * p) / P_norm": "ds_dP = z / P_norm",
+        "ds_dZ = (p - s[:, None] * z) / Z_norm": "ds_dZ = p / Z_norm"
+    }, "the derivative of the normalisation"),
+    bug("gradient: no 1/norm for P", {
+        "ds_dP = (z - s[:, None] * p) / P_norm": "ds_dP = z - s[:, None] * p"
+    }, "the derivative of the normalisation"),
+    bug("gradient: no 1/norm for Z", {
+        "ds_dZ = (p - s[:, None] * z) / Z_norm": "ds_dZ = p - s[:, None] * z"
+    }, "the derivative of the normalisation"),
+    bug("gradient: no 1/norm for P and Z", {
+        "ds_dP = (z - s[:, None] * p) / P_norm": "ds_dP = z - s[:, None] * p",
+        "ds_dZ = (p - s[:, None] * z) / Z_norm": "ds_dZ = p - s[:, None] * z"
+    }, "the derivative of the normalisation"),
+    bug("gradient: norm squared for P", {
+        "ds_dP = (z - s[:, None] * p) / P_norm": "ds_dP = (z - s[:, None] * p) / P_norm / P_norm"
+    }, "one norm, not two"),
+    bug("gradient: norm squared for Z", {
+        "ds_dZ = (p - s[:, None] * z) / Z_norm": "ds_dZ = (p - s[:, None] * z) / Z_norm / Z_norm"
+    }, "one norm, not two"),
+    bug("gradient: norm squared for P and Z", {
+        "ds_dP = (z - s[:, None] * p) / P_norm": "ds_dP = (z - s[:, None] * p) / P_norm / P_norm",
+        "ds_dZ = (p - s[:, None] * z) / Z_norm": "ds_dZ = (p - s[:, None] * z) / Z_norm / Z_norm"
+    }, "one norm, not two"),
+    bug("gradient: norms of P and Z exchanged", {
+        "ds_dP = (z - s[:, None] * p) / P_norm": "ds_dP = (z - s[:, None] * p) / Z_norm"
+    }, "each gradient has its own row's norm"),
+    bug("gradient: projected with the wrong sign", {
+        "ds_dP = (z - s[:, None] * p) / P_norm": "ds_dP = (z + s[:, None] * p) / P_norm"
+    }, "the gradient is orthogonal to its row"),
+    bug("gradient: projected with the wrong sign for P and Z", {
+        "ds_dP = (z - s[:, None] * p) / P_norm": "ds_dP = (z + s[:, None] * p) / P_norm",
+        "ds_dZ = (p - s[:, None] * z) / Z_norm": "ds_dZ = (p + s[:, None] * z) / Z_norm"
+    }, "the gradient is orthogonal to its row"),
+    bug("gradient: no sign of the cosine", {
+        "(scale * np.sign(s12)[:, None], scale * np.sign(s21)[:, None])":
+            "(scale + 0 * s12[:, None], scale + 0 * s21[:, None])"
+    }, "the derivative of |s|"),
+    bug("gradient: signs of the two views exchanged", {
+        "(scale * np.sign(s12)[:, None], scale * np.sign(s21)[:, None])":
+            "(scale * np.sign(s21)[:, None], scale * np.sign(s12)[:, None])"
+    }, "each pair has its own sign"),
+    bug("gradient: no 1/m", {
+        "scale = -1 / (2 * B * m) if m > TINY else np.float64(0)":
+            "scale = -np.float64(1) / (2 * B) if m > TINY else np.float64(0)"
+    }, "the derivative of the logarithm"),
+    bug("gradient: 1/m of one row instead of the batch", {
+        "return (scale * np.sign(s12)[:, None], scale * np.sign(s21)[:, None])": """
+            row = (np.abs(s12) + np.abs(s21)) / 2
+            row = scale * m / np.where(row > 0, row, 1)
+            return ((row * np.sign(s12))[:, None], (row * np.sign(s21))[:, None])
+            """
+    }, "the gradient of the mean of -log"),
+    bug("gradient: no 1/B", {
+        "scale = -1 / (2 * B * m) if m > TINY else np.float64(0)":
+            "scale = -1 / (2 * m) if m > TINY else np.float64(0)"
+    }, "the batch mean"),
+    bug("gradient: half lost", {
+        "scale = -1 / (2 * B * m) if m > TINY else np.float64(0)":
+            "scale = -1 / (B * m) if m > TINY else np.float64(0)"
+    }, "1/2 of both views together"),
+    bug("gradient: halved", {
+        "scale = -1 / (2 * B * m) if m > TINY else np.float64(0)":
+            "scale = -1 / (4 * B * m) if m > TINY else np.float64(0)"
+    }, "1/2 of both views together"),
+    bug("gradient: wrong sign", {
+        "scale = -1 / (2 * B * m) if m > TINY else np.float64(0)":
+            "scale = 1 / (2 * B * m) if m > TINY else np.float64(0)"
+    }, "U falls as the cosines grow"),
+    bug("gradient: of m squared", {
+        "scale = -1 / (2 * B * m) if m > TINY else np.float64(0)":
+            "scale = -1 / (2 * B * m * m) if m > TINY else np.float64(0)"
+    }, "the derivative of the logarithm is 1/m"),
+    bug("gradient: views exchanged", {
+        "return (g_p1, g_z1, g_p2, g_z2)": "return (g_p2, g_z2, g_p1, g_z1)"
+    }, "the order is p1, z1, p2, z2"),
+    bug("gradient: P and Z exchanged", {
+        "return (g_p1, g_z1, g_p2, g_z2)": "return (g_z1, g_p1, g_z2, g_p2)"
+    }, "the order is p1, z1, p2, z2"),
+    bug("stop-gradient: missing", {
+        "stop_grad": "False"
+    }, "sg(Z): the targets get no gradient"),
+    bug("stop-gradient: always", {
+        "stop_grad": "True"
+    }, "without stop_grad the targets get their gradient"),
+    bug("stop-gradient: on P instead of Z", {
+        "g_z1 = np.zeros_like(Z1)": "g_p1 = np.zeros_like(P1)",
+        "g_z2 = np.zeros_like(Z2)": "g_p2 = np.zeros_like(P2)"
+    }, "the targets Z are held fixed", "SimSiam (PatrickHua)#39"),
+    bug("stop-gradient: on P and Z", {
+        "g_z2 = np.zeros_like(Z2)": """
+            g_z2 = np.zeros_like(Z2)
+            g_p1 = np.zeros_like(P1)
+            g_p2 = np.zeros_like(P2)
+            """
+    }, "only the targets Z are held fixed"),
+    bug("stop-gradient: on one view only", {
+        "g_z2 = np.zeros_like(Z2)": ""
+    }, "both targets are held fixed"),
+    bug("stop-gradient: inverted", {
+        "stop_grad": "not stop_grad"
+    }, "stop_grad=True holds the targets fixed"),
+    bug("stop-gradient: doubles the prediction's gradient", {
+        "g_z1 = np.zeros_like(Z1)": """
+            g_p1 = 2 * g_p1
+            g_p2 = 2 * g_p2
+            g_z1 = np.zeros_like(Z1)
+            """
+    }, "the gradient of P does not depend on stop_grad"),
+]

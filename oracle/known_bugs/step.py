@@ -1,0 +1,514 @@
+"""Known bugs and correct rewritings of Algorithm 1. How to add one: vectors/README.md."""
+
+from oracle.known_bugs.row import bug, rewriting
+
+ROWS = [
+    bug("noise: variance used as standard deviation", {
+        "noise_std = np.sqrt(np.maximum(noise_variance, 0))": "noise_std = np.maximum(noise_variance, 0)"
+    }, "N(0, 2 C eps) names the variance; the draw is multiplied by its square root", "edward#722", "optax#281"),
+    bug("noise: factor 2 lost", {
+        "noise_variance = 2 * (C - B_hat) * eps": "noise_variance = (C - B_hat) * eps"
+    }, "the variance is 2 C eps, not C eps"),
+    bug("noise: factor 2 outside the square root", {
+        "noise_std = np.sqrt(np.maximum(noise_variance, 0))":
+            "noise_std = np.sqrt(2 * np.maximum(noise_variance, 0))"
+    }, "2 * sqrt(C eps) is not sqrt(2 C eps)", "csgmcmc#1"),
+    bug("noise: extra eps", {
+        "noise_variance = 2 * (C - B_hat) * eps": "noise_variance = 2 * (C - B_hat) * eps * eps"
+    }, "alpha already contains eps: 2 C eps = 2 alpha M"),
+    bug("noise: scaled by eps outside the square root", {
+        "noise_std = np.sqrt(np.maximum(noise_variance, 0))":
+            "noise_std = eps * np.sqrt(np.maximum(noise_variance, 0))"
+    }, "the standard deviation of the kick is sqrt(2 C eps)"),
+    bug("noise: C instead of C eps", {
+        "noise_variance = 2 * (C - B_hat) * eps": "noise_variance = 2 * (C - B_hat)"
+    }, "the variance grows with the time step"),
+    bug("noise: C = alpha M, without 1 / eps", {
+        "C = alpha * M / eps": "C = alpha * M"
+    }, "alpha = M^-1 C eps, so that C = alpha M / eps"),
+    bug("noise: mass ignored", {
+        "noise_variance = 2 * (C - B_hat) * eps": "noise_variance = 2 * (alpha / eps - B_hat) * eps"
+    }, "C = alpha M / eps carries the mass"),
+    bug("noise: divided by the mass", {
+        "noise_variance = 2 * (C - B_hat) * eps": "noise_variance = 2 * (alpha / M / eps - B_hat) * eps"
+    }, "that is the noise of the velocity squared away; C = alpha M / eps"),
+    bug("noise: none", {
+        "noise_std = np.sqrt(np.maximum(noise_variance, 0))": "noise_std = 0 * M"
+    }, "friction without noise is an optimiser, not a sampler", "sghmc (TurboFreeze)#2"),
+    bug("noise: in the first kick only", {
+        "noise_std * normal(2 * l + 2)": "0"
+    }, "both half-kicks carry the full N(0, 2 C eps)"),
+    bug("noise: in the second kick only", {
+        "noise_std * normal(2 * l + 1)": "0"
+    }, "both half-kicks carry the full N(0, 2 C eps)"),
+    bug("noise: a quarter of the variance", {
+        "noise_variance = 2 * (C - B_hat) * eps": "noise_variance = (C - B_hat) * eps / 2"
+    }, "half the step size is no reason to halve C eps twice"),
+    bug("noise: one draw for both kicks", {
+        "normal(2 * l + 2)": "normal(2 * l + 1)"
+    }, "the two half-kicks draw independent normals"),
+    bug("noise: the same draws in every leapfrog", {
+        "return Z[j] if j < len(Z) else np.zeros_like(w)": """
+            j = j if j < 3 else 1 + (j - 1) % 2
+            return Z[j] if j < len(Z) else np.zeros_like(w)
+            """
+    }, "each leapfrog draws its own normals"),
+    bug("noise: the momentum draw reused in the first kick", {
+        "normal(2 * l + 1)": "normal(2 * l + 1 if l else 0)"
+    }, "row 0 of z belongs to the momentum alone"),
+    bug("noise: one scalar broadcast to all coordinates", {
+        "return Z[j] if j < len(Z) else np.zeros_like(w)": """
+            if 0 < j < len(Z):
+                return Z[j][0] + np.zeros_like(w)
+            return Z[j] if j < len(Z) else np.zeros_like(w)
+            """
+    }, "every coordinate has its own normal"),
+    bug("noise: added to the position", {
+        """
+            Phi = (1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)
+            X = X + eps / M * Phi
+            Phi = (1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 2)
+            """: """
+            Phi = (1 - alpha) * Phi - eps / 2 * dU(X)
+            X = X + eps / M * Phi + noise_std * normal(2 * l + 1)
+            Phi = (1 - alpha) * Phi - eps / 2 * dU(X)
+            X = X + noise_std * normal(2 * l + 2)
+            """
+    }, "the noise belongs to the momentum; on the position it is Langevin dynamics of another step size"),
+    bug("noise: Langevin scale sqrt(2 eps)", {
+        "noise_variance = 2 * (C - B_hat) * eps": "noise_variance = 2 * eps + 0 * C"
+    }, "the scale of SGLD; here the noise balances the friction, 2 C eps"),
+    bug("noise: Ornstein-Uhlenbeck variance M (1 - (1 - alpha)^2)", {
+        "noise_variance = 2 * (C - B_hat) * eps": "noise_variance = M * (1 - (1 - alpha) * (1 - alpha))"
+    }, "exact for another splitting (OBABO); Algorithm 1 adds 2 alpha M"),
+    bug("momentum: M used as its standard deviation", {
+        "Phi = np.sqrt(M) * normal(0)": "Phi = M * normal(0)"
+    }, "N(0, M) names the variance"),
+    bug("momentum: mass ignored", {
+        "Phi = np.sqrt(M) * normal(0)": "Phi = normal(0)"
+    }, "Phi ~ N(0, M)", "AdvancedHMC.jl#82"),
+    bug("momentum: drawn from N(0, M^-1)", {
+        "Phi = np.sqrt(M) * normal(0)": "Phi = normal(0) / np.sqrt(M)"
+    }, "that is the law of the velocity M^-1 Phi", "tfp#1348"),
+    bug("momentum: multiplied by M^-1", {
+        "Phi = np.sqrt(M) * normal(0)": "Phi = normal(0) / M"
+    }, "Phi ~ N(0, M)"),
+    bug("momentum: zero", {
+        "Phi = np.sqrt(M) * normal(0)": "Phi = 0 * normal(0)"
+    }, "line 1 draws a fresh momentum for every sample"),
+    bug("momentum: one scalar broadcast to all coordinates", {
+        "Phi = np.sqrt(M) * normal(0)": "Phi = np.sqrt(M) * (normal(0)[0] + np.zeros_like(w))"
+    }, "every coordinate has its own momentum"),
+    bug("momentum: set to zero at every leapfrog", {
+        "(1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)":
+            "(1 - alpha) * Phi * (l == 0) - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)"
+    }, "the momentum is drawn once a sample, not once a leapfrog"),
+    bug("momentum: drawn with the noise's row", {
+        "Phi = np.sqrt(M) * normal(0)": "Phi = np.sqrt(M) * normal(1)"
+    }, "row 0 of z is the momentum draw"),
+    bug("momentum: scaled by eps", {
+        "Phi = np.sqrt(M) * normal(0)": "Phi = eps * np.sqrt(M) * normal(0)"
+    }, "a momentum, not a displacement"),
+    bug("friction: 1 - alpha eps", {
+        "X = w.copy()": """
+            X = w.copy()
+            alpha = alpha * eps
+            """
+    }, "alpha = M^-1 C eps already contains eps"),
+    bug("friction: alpha / 2 in each kick", {
+        "X = w.copy()": """
+            X = w.copy()
+            alpha = alpha / 2
+            """
+    }, "Algorithm 1 applies the full 1 - eps C M^-1 in both half-kicks"),
+    bug("friction: 2 alpha in each kick", {
+        "X = w.copy()": """
+            X = w.copy()
+            alpha = 2 * alpha
+            """
+    }, "1 - alpha, once in each half-kick"),
+    bug("friction: wrong sign", {
+        "X = w.copy()": """
+            X = w.copy()
+            alpha = -alpha
+            """
+    }, "1 + alpha heats the chain"),
+    bug("friction: alpha instead of 1 - alpha", {
+        "X = w.copy()": """
+            X = w.copy()
+            alpha = 1 - alpha
+            """
+    }, "the momentum is kept to 1 - alpha, not to alpha"),
+    bug("friction: none", {
+        "X = w.copy()": """
+            X = w.copy()
+            alpha = 0 * alpha
+            """
+    }, "noise without friction heats the chain", "pybnn#4"),
+    bug("friction: in the first kick only", {
+        "(1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 2)":
+            "Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 2)"
+    }, "both half-kicks carry 1 - alpha"),
+    bug("friction: in the second kick only", {
+        "(1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)":
+            "Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)"
+    }, "both half-kicks carry 1 - alpha"),
+    bug("friction: exp(-alpha)", {
+        "X = w.copy()": """
+            X = w.copy()
+            alpha = 1 - np.exp(-alpha)
+            """
+    }, "the exact decay of the continuous equation; Algorithm 1 has 1 - alpha"),
+    bug("friction: divided by the mass once more", {
+        "X = w.copy()": """
+            X = w.copy()
+            alpha = alpha / M
+            """
+    }, "alpha = M^-1 C eps already contains M^-1"),
+    bug("friction: multiplied by the mass", {
+        "X = w.copy()": """
+            X = w.copy()
+            alpha = alpha * M
+            """
+    }, "C M^-1 acts on Phi, so M cancels"),
+    bug("friction: 1 / (1 + alpha)", {
+        "X = w.copy()": """
+            X = w.copy()
+            alpha = 1 - 1 / (1 + alpha)
+            """
+    }, "the implicit form; Algorithm 1 is explicit"),
+    bug("friction: acts on the gradient and the noise too", {
+        "(1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)":
+            "(1 - alpha) * (Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1))"
+    }, "1 - alpha multiplies the old momentum alone"),
+    bug("gradient: eps instead of eps / 2", {
+        "return _vector(grad(X.copy()), w.shape, 'grad(X)')":
+            "return 2 * _vector(grad(X.copy()), w.shape, 'grad(X)')"
+    }, "half a step in each half-kick"),
+    bug("gradient: eps / 4", {
+        "return _vector(grad(X.copy()), w.shape, 'grad(X)')":
+            "return _vector(grad(X.copy()), w.shape, 'grad(X)') / 2"
+    }, "half a step in each half-kick"),
+    bug("gradient: eps squared", {
+        "return _vector(grad(X.copy()), w.shape, 'grad(X)')":
+            "return eps * _vector(grad(X.copy()), w.shape, 'grad(X)')"
+    }, "one eps in a kick; the second comes with the drift"),
+    bug("gradient: no eps", {
+        "return _vector(grad(X.copy()), w.shape, 'grad(X)')":
+            "return _vector(grad(X.copy()), w.shape, 'grad(X)') / eps"
+    }, "the kick is eps/2 times the gradient", "pybnn#4"),
+    bug("gradient: eps in the first kick only", {
+        "(1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)":
+            "(1 - alpha) * Phi - eps * dU(X) + noise_std * normal(2 * l + 1)"
+    }, "both half-kicks use eps / 2"),
+    bug("gradient: eps in the second kick only", {
+        "(1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 2)":
+            "(1 - alpha) * Phi - eps * dU(X) + noise_std * normal(2 * l + 2)"
+    }, "both half-kicks use eps / 2"),
+    bug("gradient: none in the first kick", {
+        "(1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)":
+            "(1 - alpha) * Phi - 0 + noise_std * normal(2 * l + 1)"
+    }, "both half-kicks use the gradient"),
+    bug("gradient: none in the second kick", {
+        "(1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 2)":
+            "(1 - alpha) * Phi - 0 + noise_std * normal(2 * l + 2)"
+    }, "both half-kicks use the gradient"),
+    bug("gradient: none", {
+        "return _vector(grad(X.copy()), w.shape, 'grad(X)')":
+            "return 0 * _vector(grad(X.copy()), w.shape, 'grad(X)')"
+    }, "the chain would be a random walk"),
+    bug("gradient: wrong sign", {
+        "return _vector(grad(X.copy()), w.shape, 'grad(X)')": "return -_vector(grad(X.copy()), w.shape, 'grad(X)')"
+    }, "the force is minus the gradient"),
+    bug("gradient: wrong sign in the second kick", {
+        "(1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 2)":
+            "(1 - alpha) * Phi + eps / 2 * dU(X) + noise_std * normal(2 * l + 2)"
+    }, "the force is minus the gradient"),
+    bug("gradient: stale in the second kick", {
+        "(1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 2)":
+            "(1 - alpha) * Phi - eps / 2 * dU(X - eps / M * Phi) + noise_std * normal(2 * l + 2)"
+    }, "the second half-kick takes the gradient at the new position"),
+    bug("gradient: never refreshed", {
+        "return _vector(grad(X.copy()), w.shape, 'grad(X)')": "return _vector(grad(w.copy()), w.shape, 'grad(X)')"
+    }, "each leapfrog takes its gradients where it is"),
+    bug("gradient: accumulated over calls", {
+        """
+            def dU(X):
+                return _vector(grad(X.copy()), w.shape, 'grad(X)')
+            """: """
+            total = [np.zeros_like(w)]
+            def dU(X):
+                total[0] = total[0] + _vector(grad(X.copy()), w.shape, 'grad(X)')
+                return total[0]
+            """
+    }, "zero_grad() forgotten"),
+    bug("gradient: multiplied by M^-1", {
+        "return _vector(grad(X.copy()), w.shape, 'grad(X)')":
+            "return _vector(grad(X.copy()), w.shape, 'grad(X)') / M"
+    }, "the kick changes the momentum; M^-1 comes with the drift"),
+    bug("gradient: multiplied by the mass", {
+        "return _vector(grad(X.copy()), w.shape, 'grad(X)')":
+            "return _vector(grad(X.copy()), w.shape, 'grad(X)') * M"
+    }, "the kick changes the momentum by eps/2 times the gradient itself"),
+    bug("gradient: clipped at 1", {
+        "return _vector(grad(X.copy()), w.shape, 'grad(X)')":
+            "return np.clip(_vector(grad(X.copy()), w.shape, 'grad(X)'), -1, 1)"
+    }, "a clipped force has another energy"),
+    bug("drift: before both kicks", {
+        """
+            Phi = (1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)
+            X = X + eps / M * Phi
+            """: """
+            X = X + eps / M * Phi
+            Phi = (1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)
+            """
+    }, "kick, drift, kick"),
+    bug("drift: after both kicks", {
+        """
+            X = X + eps / M * Phi
+            Phi = (1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 2)
+            """: """
+            Phi = (1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 2)
+            X = X + eps / M * Phi
+            """
+    }, "kick, drift, kick"),
+    bug("drift: with the old momentum (Euler)", {
+        """
+            Phi = (1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)
+            X = X + eps / M * Phi
+            """: """
+            V = Phi
+            Phi = (1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)
+            X = X + eps / M * V
+            """
+    }, "line 4 uses the momentum of line 3"),
+    bug("drift: with the mean of both momenta", {
+        """
+            Phi = (1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)
+            X = X + eps / M * Phi
+            """: """
+            V = Phi
+            Phi = (1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)
+            X = X + eps / M * (V + Phi) / 2
+            """
+    }, "line 4 uses the momentum of line 3"),
+    bug("drift: eps / 2", {
+        "X = X + eps / M * Phi": "X = X + eps / 2 / M * Phi"
+    }, "the position moves by a whole step", "keanu#492"),
+    bug("drift: 2 eps", {
+        "X = X + eps / M * Phi": "X = X + 2 * eps / M * Phi"
+    }, "the position moves by one step"),
+    bug("drift: eps squared", {
+        "X = X + eps / M * Phi": "X = X + eps * eps / M * Phi"
+    }, "the position moves by eps M^-1 Phi"),
+    bug("drift: no M^-1", {
+        "X = X + eps / M * Phi": "X = X + eps * Phi"
+    }, "the position moves by the velocity M^-1 Phi", "AdvancedHMC.jl#82", "tfp#1348"),
+    bug("drift: M instead of M^-1", {
+        "X = X + eps / M * Phi": "X = X + eps * M * Phi"
+    }, "the position moves by the velocity M^-1 Phi", "AdvancedHMC.jl#82", "tfp#1348"),
+    bug("drift: M^-1/2 instead of M^-1", {
+        "X = X + eps / M * Phi": "X = X + eps / np.sqrt(M) * Phi"
+    }, "the position moves by the velocity M^-1 Phi"),
+    bug("drift: wrong sign", {
+        "X = X + eps / M * Phi": "X = X - eps / M * Phi"
+    }, "the position follows the momentum"),
+    bug("loop: L - 1 leapfrogs", {
+        "range(L)": "range(L - 1)"
+    }, "l = 0 .. L-1 are L leapfrogs"),
+    bug("loop: L + 1 leapfrogs", {
+        "range(L)": "range(L + 1)"
+    }, "l = 0 .. L-1 are L leapfrogs"),
+    bug("loop: one leapfrog whatever L", {
+        "range(L)": "range(1)"
+    }, "l = 0 .. L-1 are L leapfrogs"),
+    bug("loop: starts again from W_t each time", {
+        "Phi = (1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)": """
+            X = w.copy()
+            Phi = (1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)
+            """
+    }, "X_0 = W_t is set once, before the loop"),
+    bug("result: the momentum returned", {
+        "return X": "return Phi"
+    }, "W_{t+1} is the position"),
+    bug("result: W_t returned", {
+        "return X": "return w"
+    }, "line 6 printed as W_{t+1} = W_t is a misprint: nothing would ever move", "SGMCMCJax#69"),
+    bug("result: the displacement returned", {
+        "return X": "return X - w"
+    }, "W_{t+1} is the position"),
+    bug("result: the mean of the positions", {
+        "return X": "return (X + w) / 2"
+    }, "W_{t+1} is the last position"),
+    bug("result: caller's array written", {
+        "w, Z, M, B_hat = _checked(w, z, eps, L, alpha, mass, b_hat)": """
+            caller, (w, Z, M, B_hat) = (w, _checked(w, z, eps, L, alpha, mass, b_hat))
+            caller[:] = w + eps
+            """
+    }, "w belongs to the caller", writes_caller=True),
+    bug("draws: swapped between the kicks", {
+        "return Z[j] if j < len(Z) else np.zeros_like(w)": """
+            j = j and (j - 1 ^ 1) + 1
+            return Z[j] if j < len(Z) else np.zeros_like(w)
+            """
+    }, "z[2l+1] is the first half-kick's, z[2l+2] the second's"),
+    bug("draws: in reverse order", {
+        "return Z[j] if j < len(Z) else np.zeros_like(w)": """
+            j = 2 * L - j
+            return Z[j] if 0 <= j < len(Z) else np.zeros_like(w)
+            """
+    }, "z[0] is the momentum, then one row a half-kick"),
+    bug("B^: ignored", {
+        "noise_variance = 2 * (C - B_hat) * eps": "noise_variance = 2 * C * eps"
+    }, "Equation 1: N(0, 2 (C - B^) dt)"),
+    bug("B^: added", {
+        "noise_variance = 2 * (C - B_hat) * eps": "noise_variance = 2 * (C + B_hat) * eps"
+    }, "Equation 1: N(0, 2 (C - B^) dt)"),
+    bug("B^: without eps", {
+        "noise_variance = 2 * (C - B_hat) * eps": "noise_variance = 2 * (C * eps - np.minimum(B_hat, C * eps))"
+    }, "Equation 1: N(0, 2 (C - B^) dt)"),
+    bug("B^: without the factor 2", {
+        "noise_variance = 2 * (C - B_hat) * eps": "noise_variance = (2 * C - B_hat) * eps"
+    }, "Equation 1: N(0, 2 (C - B^) dt)"),
+    bug("B^: taken off the friction too", {
+        "X = w.copy()": """
+            X = w.copy()
+            alpha = alpha - eps * B_hat / M
+            """
+    }, "Equation 1 keeps C M^-1 Phi: B^ lowers the noise alone"),
+    bug("B^: larger than C clamped in silence", {
+        """
+            if not np.all(noise_variance >= -16 * UNIT_ROUNDOFF * alpha * M):
+                raise ValueError('b_hat is larger than the friction C = alpha * mass / eps: '
+                                 'the noise variance is negative')
+            """: ""
+    }, "a negative variance is an error, not zero noise", refuses=True),
+    rewriting("fused kicks", {
+        """
+            for l in range(L):
+                Phi = (1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)
+                X = X + eps / M * Phi
+                Phi = (1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 2)
+            """: """
+            c = 1 - alpha
+            g = dU(X)
+            Phi = c * Phi - eps / 2 * g + noise_std * normal(1)
+            X = X + eps / M * Phi
+            for l in range(1, L):
+                g = dU(X)
+                Phi = c * c * Phi - eps / 2 * (1 + c) * g + noise_std * (c * normal(2 * l) + normal(2 * l + 1))
+                X = X + eps / M * Phi
+            """
+    }, "the second kick of a leapfrog and the first of the next meet at one position"),
+    rewriting("explicit sum", {
+        """
+            for l in range(L):
+                Phi = (1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)
+                X = X + eps / M * Phi
+                Phi = (1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 2)
+            """: """
+            c, Phi0, G, total = (1 - alpha, Phi, [None], 0 * w)
+            for k in range(L):
+                g = dU(X)
+                G += [g, g] if k else [g]
+                J = 2 * k + 1
+                V = c ** J * Phi0 + sum(c ** (J - j) * (noise_std * normal(j) - eps / 2 * G[j])
+                                        for j in range(1, J + 1))
+                total = total + V
+                X = w + eps / M * total
+            """
+    }, "the recursion solved"),
+    rewriting("gradient cached, last kick dropped", {
+        """
+            for l in range(L):
+                Phi = (1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)
+                X = X + eps / M * Phi
+                Phi = (1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 2)
+            """: """
+            g = dU(X)
+            for l in range(L):
+                Phi = (1 - alpha) * Phi - eps / 2 * g + noise_std * normal(2 * l + 1)
+                X = X + eps / M * Phi
+                if l < L - 1:
+                    g = dU(X)
+                    Phi = (1 - alpha) * Phi - eps / 2 * g + noise_std * normal(2 * l + 2)
+            """
+    }, "the last half-kick never reaches W_{t+1}"),
+    rewriting("velocity v = Phi / M", {
+        """
+            for l in range(L):
+                Phi = (1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)
+                X = X + eps / M * Phi
+                Phi = (1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 2)
+            """: """
+            v = normal(0) / np.sqrt(M)
+            s = np.sqrt(np.maximum(2 * (alpha / M - B_hat * eps / M / M), 0))
+            for l in range(L):
+                v = (1 - alpha) * v - eps / 2 / M * dU(X) + s * normal(2 * l + 1)
+                X = X + eps * v
+                v = (1 - alpha) * v - eps / 2 / M * dU(X) + s * normal(2 * l + 2)
+            """
+    }, "a change of variables"),
+    rewriting("variables of Chen et al., Equation 15", {
+        """
+            for l in range(L):
+                Phi = (1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)
+                X = X + eps / M * Phi
+                Phi = (1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 2)
+            """: """
+            u, eta = (eps / M * Phi, eps * eps / M)
+            s = np.sqrt(np.maximum(2 * eta * (alpha - eps * B_hat / M), 0))
+            for l in range(L):
+                u = (1 - alpha) * u - eta / 2 * dU(X) + s * normal(2 * l + 1)
+                X = X + u
+                u = (1 - alpha) * u - eta / 2 * dU(X) + s * normal(2 * l + 2)
+            """
+    }, "u = eps M^-1 Phi, learning rate eps^2 M^-1"),
+    rewriting("alpha M built first", {
+        "noise_variance = 2 * (C - B_hat) * eps": "noise_variance = 2 * (alpha * M - B_hat * eps)"
+    }, "2 C eps = 2 alpha M"),
+    rewriting("friction from C", {
+        "X = w.copy()": """
+            X = w.copy()
+            alpha = eps * C / M
+            """
+    }, "the paper's 1 - eps C M^-1"),
+    rewriting("coordinate by coordinate", {
+        """
+            Phi = (1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)
+            X = X + eps / M * Phi
+            Phi = (1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 2)
+            """: """
+            for kick in (1, 2):
+                g = dU(X)
+                for i in range(len(w)):
+                    Phi[i] = (1 - alpha) * Phi[i] - eps / 2 * g[i] + noise_std[i] * normal(2 * l + kick)[i]
+                if kick == 1:
+                    for i in range(len(w)):
+                        X[i] = X[i] + eps * Phi[i] / M[i]
+            """
+    }, "scalar loops"),
+    rewriting("noise first, then gradient, then friction", {
+        "(1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)":
+            "noise_std * normal(2 * l + 1) + (-dU(X) * (eps / 2) + (Phi - alpha * Phi))"
+    }, "another order of the sum"),
+    rewriting("separate square roots", {
+        "noise_std = np.sqrt(np.maximum(noise_variance, 0))":
+            "noise_std = np.sqrt(np.maximum(C - B_hat, 0)) * np.sqrt(2 * np.ones(())) * np.sqrt(eps)"
+    }, "sqrt(2) sqrt(C) sqrt(eps): one more rounding each"),
+    rewriting("float32", {
+        """
+            for l in range(L):
+                Phi = (1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)
+                X = X + eps / M * Phi
+                Phi = (1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 2)
+            """: """
+            f = np.float32
+            X, Phi, c, h = (f(X), f(Phi), f(1) - f(alpha), f(eps) / f(2))
+            for l in range(L):
+                Phi = c * Phi - h * f(dU(X)) + f(noise_std) * f(normal(2 * l + 1))
+                X = X + f(eps) / f(M) * Phi
+                Phi = c * Phi - h * f(dU(X)) + f(noise_std) * f(normal(2 * l + 2))
+            """
+    }, "single precision, judged by its own unit roundoff", dtype="float32"),
+]

@@ -1,0 +1,354 @@
+"""Samplers that draw their own noise: what can be seen of them, exactly and in law.
+
+    sghmc_sample(params, grad, seed, *, eps, L, alpha, mass=1.0, b_hat=0.0) -> params
+
+params is a dictionary name -> float64 array of any shape, grad a function from such a dictionary to one of gradients.
+Whoever answers the gradients sees the positions X_0 .. X_L, and one call on n coordinates is n samples of each law.
+
+Three layers. (1) Two calls with one seed that differ in the start or in one gradient: the noise cancels, and what is
+left is affine and known, to rounding. (2) Without gradients the increments X_(l+1) - X_l are Gaussian with the
+covariance K K^T of Algorithm 1. (3) Draws are independent between coordinates, tensors, leapfrogs, seeds and samples.
+
+Every check returns a list of facts in words, empty for a right sampler. All of them together reject a right sampler
+with probability 1e-6 at most: `SHARES` says which layer may spend how much of it, evenly over its statistics.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+import reference_numpy
+from oracle import chance
+from oracle.calls import Broken, Layout, U, call, noise_map, reach, takes, with_noise
+
+FALSE_ALARM = 1e-6
+SHARES = {"law": 0.3, "deep": 0.1, "small": 0.2, "draws": 0.05, "sharing": 0.05, "independence": 0.3}
+LARGE = {"first.weight": (251, 307), "second.weight": (251, 307), "first.bias": (307,), "second.bias": (307,),
+         "scale": (1,), "offset": ()}
+MIDDLE = {"a": (61, 67), "b": (67,), "c": (1, 1)}
+SMALL = {"offset": (), "scale": (1,), "bias": (7,)}
+LAGS = sorted({*range(1, 129), *(2**k for k in range(8, 17)), 251, 307, 614})
+NEAR_ONE = {"float64": 1 - 2.0**-50, "float32": 1 - 2.0**-20}  # this alpha leaves nothing of the momentum but noise
+
+
+@dataclass(eq=False)
+class Draws:
+    """One row of draws z (n,) that is seen alone, standard normal."""
+
+    seed: int
+    row: str
+    z: np.ndarray
+
+
+def dyadic(rng, n, unit, wide=0.0):
+    """Odd numbers up to 63 of both signs times `unit`: none is zero, float32 holds them, but not with `wide` added."""
+    return ((2 * rng.integers(0, 32, n) + 1) * rng.choice((-1, 1), n) + wide) * unit
+
+
+class OwnDraws:
+    """Everything the oracle sees of one sampler. `sample`: its sghmc_sample; `reference`: sghmc_step of Algorithm 1."""
+
+    def __init__(self, sample, reference, *, dtype="float64", scalar_mass=False, seed=1, level=FALSE_ALARM,
+                 large=LARGE, deep=24, seeds=256):
+        self.sample, self.reference, self.dtype, self.u = sample, reference, dtype, U[dtype]
+        self.seed, self.level, self.scalar_mass, self.deep, self.seeds = seed, level, scalar_mass, deep, seeds
+        self.options = dict(scalar_mass=scalar_mass, seed=seed, level=level, large=large, deep=deep, seeds=seeds)
+        self.large, self.middle, self.small = Layout(large), Layout(MIDDLE), Layout(SMALL)
+        self.generic = dict(eps=0.1, L=3, alpha=0.375)
+        if takes(sample, "mass"):
+            self.generic["mass"] = 2.89
+        self.plain = {k: x for k, x in self.generic.items() if k != "mass"}
+
+    def in_single_precision(self):
+        """The same sampler, judged as one of single precision."""
+        return OwnDraws(self.sample, self.reference, dtype="float32", **self.options)
+
+    def call(self, layout, seed, settings, start=None, answers=()):
+        return call(self.sample, layout, seed, settings, start, answers, self.u)
+
+    # ------------------------------------------------------------------------- layer 1: exact, no statistics
+
+    @cached_property
+    def answers(self):
+        """A start (n,) and one gradient for each position X_0 .. X_L (L + 1, n)."""
+        rng, wide = np.random.default_rng(0), 2.0**-30 if self.dtype == "float64" else 0.0
+        g = [dyadic(rng, self.large.n, 1, wide) for _ in range(self.generic["L"] + 1)]
+        return dyadic(rng, self.large.n, 1 / 8, wide), np.array(g)
+
+    @cached_property
+    def base(self):
+        """The generic call without gradients, from the start of `answers`."""
+        return self.call(self.large, self.seed, self.generic, self.answers[0])
+
+    @cached_property
+    def again(self):
+        """The paths of two calls with the same seed, another call between them."""
+        seeds = self.seed, self.seed + 1, self.seed
+        first, _, then = (self.call(self.middle, seed, self.generic).X for seed in seeds)
+        return first, then
+
+    @property
+    def repeatable(self):
+        first, then = self.again
+        return first.shape == then.shape and (first == then).all()
+
+    def repeats(self):
+        """The same seed gives the same bits, whatever was called before; another seed another sample."""
+        layout, settings, first = self.middle, self.generic, self.again[0]
+        if not self.repeatable:
+            return [f"a second call with the same seed, {self.seed}, gives another sample"]
+        near, same = reach(settings, 0.0, 0.0, self.u), []
+        for other in (self.seed + k for k in (1, 2, 3, 10, 100, 256, 1000, 2**16, 2**20)):
+            X = self.call(layout, other, settings).X[-1]
+            if (abs(X - first[-1]) <= near).sum() > layout.n // 16:
+                same.append(str(other))
+        return [f"seeds {self.seed} and {', '.join(same)} give the same sample"] if same else []
+
+    def arguments(self):
+        return self.base.complaints
+
+    def refuses(self):
+        """B^ > C would be a negative variance: ValueError, no silent clamp."""
+        if not takes(self.sample, "b_hat"):
+            return []
+        C = self.generic["alpha"] * self.generic.get("mass", 1.0) / self.generic["eps"]
+        x = self.middle.tensors(np.zeros(self.middle.n))
+        try:
+            self.sample(x, lambda params: {k: 0 * np.asarray(v) for k, v in params.items()}, self.seed,
+                        **self.generic, b_hat=2 * C)
+        except ValueError:
+            return []
+        except Exception as error:
+            return [f"b_hat = 2 C raises {type(error).__name__} instead of ValueError: {error}"]
+        return ["b_hat = 2 C is not refused: the noise would have a negative variance"]
+
+    def path(self):
+        """grad is asked at X_0, X_1 ... (X_L may be left out), and the sample is X_L."""
+        L, path = self.generic["L"], self.base
+        places = sorted(set(path.asked))
+        if len(path.X) != L + 1 or places not in (list(range(L)), list(range(L + 1))):
+            stops = "W_t itself" if len(path.X) == 1 else f"{len(path.X) - 1} more positions"
+            where = ", ".join(f"X_{i}" for i in path.asked) or "none"
+            return [f"in {L} leapfrogs grad is asked at {where} of a path of {stops}; right is X_0 ... X_{L - 1}, "
+                    f"X_{L} optional, of a path that ends with the sample X_{L}"]
+        return []
+
+    @cached_property
+    def responses(self):
+        """What moves when one thing is changed and the seed is not: name -> (changed path, start, answers)."""
+        start, g = self.answers
+        still = np.zeros_like(g)
+        changes = {"W_t": (2 * start, still)}
+        for i in range(self.generic["L"]):
+            one = still.copy()
+            one[i] = g[i]
+            changes[f"the gradient at X_{i}"] = start, one
+        changes["a gradient of 1e6 at X_0"] = start, np.array([2.0**14 * g[0], *still[1:]])
+        return {name: (self.call(self.large, self.seed, self.generic, *change), *change)
+                for name, change in changes.items()}
+
+    def predicted(self, step, start, answers, which):
+        """X (positions, coordinates `which`) of a step with injected noise; the noise of all calls is the same."""
+        layout = Layout({"x": (len(which),)})
+        return call(with_noise(step), layout, 0, self.generic, start[which], [g[which] for g in answers], self.u).X
+
+    def moved(self):
+        """Layer 1 but for the path: W_(t+1) is affine in W_t and in the gradients with the coefficients of
+        Algorithm 1, in every coordinate, at any size."""
+        return [fact for name in self.responses for fact in self.response_fact(name)]
+
+    def response_fact(self, name):
+        path, start, answers = self.responses[name]
+        before = self.base.X
+        if path.X.shape != before.shape:
+            return [f"{name} changes the number of positions"]
+        got = path.X - before
+        want = self.right_response(start, answers)[: len(got)]
+        bound = self.response_bound(start, answers)
+        wrong = abs(got[: len(want)] - want) > bound
+        if not wrong.any():
+            return []
+        l, j = np.argwhere(wrong)[0]
+        tensor = next(t for t, part in self.large.parts.items() if part.start <= j < part.stop)
+        every = "every coordinate" if wrong[l].mean() > 0.99 else f"{wrong[l].sum()} of {self.large.n} coordinates"
+        return [f"{name} moves X_{l} by {got[l, j]:.9g} in {tensor}[{j - self.large.parts[tensor].start}], right is "
+                f"{want[l, j]:.9g}, allowed error {bound:.2g}; wrong in {every}"]
+
+    def response_bound(self, start, answers):
+        changed, base = (abs(start).max(), abs(answers).max()), (abs(self.answers[0]).max(), 0.0)
+        return sum(reach(self.generic, *size, self.u) for size in (changed, base))
+
+    def near_one(self, kept):
+        """Whether all of W_t is kept, to rounding; the smallest entry is 1/8."""
+        return abs(kept - 1).max() <= 8 * self.response_bound(2 * self.answers[0], 0 * self.answers[1])
+
+    def right_response(self, start, answers):
+        """X_l (L + 1, n) of Algorithm 1 without noise, less that of the base call."""
+        eps, c, m = self.generic["eps"], 1 - self.generic["alpha"], self.generic.get("mass", 1.0)
+        Phi, X = 0.0, [start - self.answers[0]]
+        for l in range(self.generic["L"]):
+            Phi = c * Phi - eps / 2 * answers[l]
+            X.append(X[-1] + eps / m * Phi)
+            Phi = c * Phi - eps / 2 * answers[l + 1]
+        return np.array(X)
+
+    # ------------------------------------------------------------------------- layer 2: the law of the increments
+
+    def white(self, D, settings, mass=None):
+        """Increments (L, n) as independent standard normals: K K^T is the covariance of Algorithm 1 for mass 1, of
+        which an increment with mass m is a share of 1 / sqrt(m)."""
+        if isinstance(D, str) or len(D) != settings["L"]:
+            return None
+        scaled = {**settings, "mass": settings.get("mass", 1.0) if mass is None else 1.0}
+        K = noise_map(self.reference, scaled)
+        return np.linalg.solve(np.linalg.cholesky(K @ K.T), D if mass is None else D * np.sqrt(mass))
+
+    @cached_property
+    def runs(self):
+        """name -> (increments, settings) of calls without gradients; with alpha = 0 the momentum is alone. Where the
+        sampler raises, the increments are its message."""
+        runs = {"alpha = 0": {**self.plain, "L": 1, "alpha": 0.0}, "L = 1": {**self.plain, "L": 1},
+                "L = 2": {**self.plain, "L": 2}, "generic": self.generic}
+        if takes(self.sample, "b_hat"):
+            C = self.generic["alpha"] * self.generic.get("mass", 1.0) / self.generic["eps"]
+            runs["b_hat = C / 4"] = {**self.generic, "L": 2, "b_hat": C / 4}
+        return {name: (self.increments(self.seed + 10 + i, settings), settings)
+                for i, (name, settings) in enumerate(runs.items())}
+
+    def increments(self, seed, settings):
+        try:
+            return self.call(self.large, seed, settings).D
+        except Broken as error:
+            return str(error)
+
+    @cached_property
+    def chain(self):
+        """(increments, settings) of three successive samples, seeds s, s + 1, s + 2, each from the last one's end."""
+        W, samples = None, []
+        for k in range(3):
+            path = self.call(self.large, self.seed + k, self.plain, W)
+            W = path.X[-1]
+            samples.append((path.D, self.plain))
+        return samples
+
+    @cached_property
+    def white_chain(self):
+        """name -> white increments of one sample (L, n), of those that have L."""
+        white = {f"sample {k} (seed {self.seed + k})": self.white(*run) for k, run in enumerate(self.chain)}
+        return {name: e for name, e in white.items() if e is not None}
+
+    @cached_property
+    def draws(self):
+        """Rows of draws that are seen alone, from consecutive seeds."""
+        found = []
+        for k in (3, 4, 5, 6):
+            alpha = NEAR_ONE[self.dtype] if k % 2 else 0.0
+            settings = {**self.plain, "L": 3 if k % 2 else 1, "alpha": alpha}
+            D = self.call(self.large, self.seed + k, settings).D
+            scale = settings["eps"] * (math.sqrt(2 * alpha) if alpha else 1.0)
+            if len(D) == settings["L"]:
+                rows = [f"noise of leapfrog {l}" for l in range(len(D))] if alpha else ["momentum"]
+                found += [Draws(self.seed + k, row, x / scale) for row, x in zip(rows, D, strict=True)]
+        return found
+
+    @cached_property
+    def law_statistics(self):
+        white = {**{name: self.white(*run) for name, run in self.runs.items()}, **self.white_chain}
+        return [s for name, e in white.items() if e is not None for s in law_of(e, self.large, name)]
+
+    def law(self):
+        """Mean 0, variances, and the covariance between the increments of one sample."""
+        lost = [f"{name}: {D}" if isinstance(D, str) else
+                f"{name}: the path has {len(D)} increments, not {settings['L']}"
+                for name, (D, settings) in self.runs.items() if isinstance(D, str) or len(D) != settings["L"]]
+        still = {t: int((D[:, part] == 0).any(axis=0).sum()) for D, _ in self.runs.values() if not isinstance(D, str)
+                 for t, part in self.large.parts.items()}
+        stuck = [f"{n} coordinates of {t} do not move" for t, n in still.items() if n]
+        return lost[:1] + stuck[:1] + self.said("law", self.law_statistics)
+
+    def said(self, layer, statistics):
+        return summary(chance.failed(statistics, SHARES[layer] * self.level))
+
+    @cached_property
+    def mass_per_coordinate(self):
+        """White increments for a dictionary of masses, or why there are none."""
+        if "mass" not in self.generic or self.scalar_mass:
+            return "the mass of this sampler is one number"
+        mass = abs(dyadic(np.random.default_rng(1), self.middle.n, 1 / 16)) + 0.25
+        settings = {**self.plain, "L": 2, "mass": self.middle.tensors(mass)}
+        try:
+            path = self.call(self.middle, self.seed + 20, settings)
+        except Broken as error:
+            return f"a dictionary of masses is refused: {error}"
+        return self.white(path.D, settings, mass)
+
+    @cached_property
+    def deep_statistics(self):
+        """Many leapfrogs and masses that differ, at a size that is no multiple of 8."""
+        settings = {**self.plain, "L": self.deep}
+        e = self.white(self.call(self.middle, self.seed + 21, settings).D, settings)
+        statistics = [] if e is None else law_of(e, self.middle, f"L = {self.deep}", means=False)
+        if not isinstance(self.mass_per_coordinate, str) and self.mass_per_coordinate is not None:
+            statistics += law_of(self.mass_per_coordinate, self.middle, "a mass for each coordinate")
+        return statistics
+
+    def deep_law(self):
+        return self.said("deep", self.deep_statistics)
+
+    @cached_property
+    def small_statistics(self):
+        """Tensors of one number need many seeds, not many coordinates."""
+        settings = {**self.plain, "L": 1}
+        paths = [self.call(self.small, self.seed + 100 + k, settings).D for k in range(self.seeds)]
+        if any(len(D) != 1 for D in paths):
+            return []
+        e = self.white(np.array([D[0] for D in paths]).reshape(1, -1), settings)[0].reshape(self.seeds, -1)
+        statistics = []
+        for name, part in self.small.parts.items():
+            x, what = e[:, part].ravel(), f"{name} of shape {self.small.shapes[name]} over {self.seeds} seeds"
+            statistics += [chance.variance(x, "variance of small tensors", what, (name,)),
+                           chance.mean(x, "mean of small tensors", what, (name,))]
+        for k in (2**i for i in range(8) if 2 ** (i + 1) <= self.seeds):
+            statistics.append(chance.lag(e.ravel(), k * self.small.n, "seeds", f"seeds s and s + {k}"))
+        for i in range(1, self.small.n):
+            for j in range(i):
+                statistics.append(chance.correlation(e[:, i], e[:, j], "small tensors",
+                                                     f"numbers {j} and {i} of {', '.join(self.small.shapes)}"))
+        return statistics
+
+    def small_tensors(self):
+        return self.said("small", self.small_statistics)
+
+
+# --------------------------------------------------------------------------------------------------- statistics
+
+def law_of(e, layout, name, means=True):
+    """Statistics of white increments (L, n): each tensor's mean and variance, and the pairs of leapfrogs."""
+    statistics = []
+    for l, x in enumerate(e):
+        for tensor, part in layout.parts.items():
+            where = f"{name}, X_{l + 1} - X_{l} of {tensor}"
+            statistics.append(chance.variance(x[part], "variance", where, (tensor,)))
+            if means:
+                statistics.append(chance.mean(x[part], "mean", where, (tensor,)))
+        statistics += [chance.correlation(x, e[i], "leapfrogs", f"{name}, leapfrogs {i} and {l}") for i in range(l)]
+    return statistics
+
+
+def summary(statistics):
+    """One line for each group of failed statistics: the worst, and how many more."""
+    groups = {}
+    for s in statistics:
+        groups.setdefault((s.kind, s.group), []).append(s)
+    return [f"{group}: {members[0]}" + (f", and {len(members) - 1} more" if len(members) > 1 else "")
+            for (_, group), members in groups.items()]
+
+
+def look(impl):
+    """What is seen of an implementation (name, module, dtype, scalar_mass), asked once however many tests want it."""
+    if "own_draws" not in impl.__dict__:
+        impl.own_draws = OwnDraws(impl.module.sghmc_sample, reference_numpy.sghmc_step, dtype=impl.dtype,
+                                  scalar_mass=impl.scalar_mass)
+    return impl.own_draws

@@ -1,0 +1,88 @@
+"""A sentence about an implementation: a Hypothesis test for pytest, and one row of the register for the kill matrix.
+
+SGHMC_RANDOM=1 draws fresh inputs at each run (with `--hypothesis-seed=N`: those of seed N); otherwise they are always
+the same.
+"""
+
+import contextlib
+import os
+import traceback
+from pathlib import Path
+
+import numpy as np
+from hypothesis import HealthCheck, Phase, Verbosity, given, settings
+from hypothesis import strategies as st
+from hypothesis.errors import HypothesisException
+
+from oracle import report
+from oracle.implementations import ROOT
+from oracle.inputs import Draw
+
+RANDOM = bool(os.environ.get("SGHMC_RANDOM"))
+THOROUGH = RANDOM or os.environ.get("SGHMC_IMPL")  # the built-ins pass at every run: a third of the examples will do
+SETTINGS = dict(derandomize=not RANDOM, database=None, deadline=None, phases=[Phase.generate, Phase.shrink],
+                suppress_health_check=list(HealthCheck), report_multiple_bugs=False, print_blob=False,
+                verbosity=Verbosity.quiet)  # our own message says it all
+PROPERTIES = []  # (check, capability), run by pytest on the implementations, by the kill matrix on the known bugs
+
+
+class Shrinking(Draw):
+    """Integers from Hypothesis, which shrinks them to a unit probe."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def integers(self, size, low, high):
+        return self.data.draw(st.lists(st.integers(low, high), min_size=size, max_size=size))
+
+
+def holds_for(capability, keyword=None, examples=20):
+    """Make a property `check(impl, draw)` a Hypothesis test of every implementation that has `capability`, and whose
+    sghmc_step takes `keyword`; conftest.py at the top of the repository says which these are."""
+    def register(check):
+        PROPERTIES.append((check, capability))
+
+        @settings(max_examples=examples if THOROUGH else max(1, examples // 3), **SETTINGS)
+        @given(data=st.data())
+        def test(impl, data):
+            with recorded(impl, capability, check.__name__):
+                check(impl, Shrinking(data))
+
+        test.__name__, test.__doc__, test.__module__ = check.__name__, check.__doc__, check.__module__
+        test.needs = capability, keyword
+        return test
+    return register
+
+
+@contextlib.contextmanager
+def recorded(impl, capability, test):
+    """Keeps a failure for the end of the run, where its cause is named once; a traceback of ours would say nothing."""
+    try:
+        with np.errstate(all="ignore"):
+            yield
+    except HypothesisException:
+        raise
+    except AssertionError as error:
+        report.record(impl, capability, test, error, str(error))
+    except Exception as error:
+        report.record(impl, capability, test, error, f"{type(error).__name__}: {error}{where(error)}")
+
+
+def where(error):
+    """The place of an exception in the implementation's own code, if it comes from there."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if ROOT not in Path(f.filename).resolve().parents]
+    own = [f for f in frames if "site-packages" not in f.filename and f.filename != "reference_variant"]
+    return f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
+
+
+def first_failure(impl, seeds=2):
+    """Name of the first property that the implementation fails on fixed inputs, or None."""
+    for seed in range(seeds):
+        for check, capability in PROPERTIES:
+            if impl.has(capability):
+                try:
+                    with np.errstate(all="ignore"):
+                        check(impl, Draw(seed))
+                except Exception:
+                    return check.__name__
+    return None

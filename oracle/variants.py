@@ -1,0 +1,99 @@
+"""The reference with pieces of its code replaced: known bugs, correct rewritings, and 60-digit decimals for floats.
+
+A replacement is matched on syntax trees: comments, blanks, line breaks and needless parentheses do not count, so the
+reference may be formatted at will. It must match exactly once: a change of the reference cannot turn bugs into no-ops.
+"""
+
+import ast
+import functools
+import textwrap
+from decimal import Decimal
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+import reference_numpy
+
+SOURCE = Path(reference_numpy.__file__).read_text(encoding="utf-8")
+
+
+class DecimalNumpy:
+    """NumPy with decimals in place of float64: they round alike on every machine, which BLAS, SIMD and libm do not."""
+
+    float64 = Decimal
+    log = staticmethod(np.vectorize(Decimal.ln, otypes=[object]))
+
+    def __getattr__(self, name):
+        return getattr(np, name)
+
+
+def variant(edits=None, *, decimals=False):
+    """The functions of the reference after replacements {old code: new code}.
+
+    old is one expression or a run of statements; new may be empty. With decimals, arguments must be Decimals and the
+    caller sets the precision. ValueError: old does not occur exactly once.
+    """
+    tree = parsed("import numpy as np", "") if decimals else parsed()
+    for old, new in (edits or {}).items():
+        tree = replaced(tree, old, new)
+    namespace = {"__name__": "reference_variant", "np": DecimalNumpy()}
+    exec(compile(ast.fix_missing_locations(tree), "reference_variant", "exec"), namespace)
+    return SimpleNamespace(**{name: f for name, f in namespace.items() if not name.startswith("__")})
+
+
+def parsed(*edit):
+    tree = ast.parse(SOURCE)
+    return replaced(tree, *edit) if edit else tree
+
+
+def replaced(tree, old, new):
+    """The tree with the code `old` replaced by `new`; ValueError unless old occurs exactly once."""
+    before, after = (ast.parse(textwrap.dedent(code)).body for code in (old, new))
+    is_expression = len(before) == 1 and isinstance(before[0], ast.Expr)
+    swap = Expressions(before[0].value, after[0].value) if is_expression else Statements(before, after)
+    tree = swap.visit(tree)
+    if swap.count != 1:
+        raise ValueError(f"a replacement matches {swap.count} times instead of once: {old!r}")
+    return tree
+
+
+@functools.lru_cache(maxsize=100_000)
+def text(node):
+    """What decides whether two pieces of code are the same."""
+    return ast.dump(node)
+
+
+class Expressions(ast.NodeTransformer):
+    """Replaces every expression equal to `old`."""
+
+    def __init__(self, old, new):
+        self.old, self.new, self.count = text(old), new, 0
+
+    def visit(self, node):
+        if isinstance(node, ast.expr) and ast.dump(node) == self.old:
+            self.count += 1
+            return self.new
+        return self.generic_visit(node)
+
+
+class Statements(ast.NodeTransformer):
+    """Replaces every run of statements equal to `old`."""
+
+    def __init__(self, old, new):
+        self.old, self.new, self.count = [text(x) for x in old], new, 0
+
+    def visit(self, node):
+        for name in ("body", "orelse"):
+            block = getattr(node, name, None)
+            if isinstance(block, list) and block:
+                setattr(node, name, self.swapped(block))
+        return self.generic_visit(node)
+
+    def swapped(self, block):
+        texts, n = [ast.dump(x) for x in block], len(self.old)
+        for i in reversed(range(len(block) - n + 1)):
+            if texts[i:i + n] == self.old:
+                self.count += 1
+                block[i:i + n] = self.new
+        return block or [ast.Pass()]

@@ -1,0 +1,386 @@
+"""Calibration of the tests for samplers that draw their own noise: right ones pass, wrong ones are caught and named."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import reference_numpy
+from oracle import chance, generators, laws
+from oracle.calls import with_noise
+from oracle.own_draws import FALSE_ALARM, LARGE, Draws, OwnDraws
+
+MEDIUM = {"first.weight": (101, 131), "second.weight": (101, 131), "first.bias": (131,), "second.bias": (131,),
+          "scale": (1,), "offset": ()}
+
+
+def known_bugs(kind="mutant"):
+    rows = json.loads((Path(reference_numpy.FOLDER) / "mutants.json").read_text())["mutants"]
+    return [(row["name"], reference_numpy.variant((row["old"], row["new"]))["sghmc_step"]) for row in rows
+            if row["target"] == "step" and row["kind"] == kind]
+
+
+KNOWN = known_bugs()
+UNSEEN = {"draws: swapped between the kicks", "draws: in reverse order",  # no bugs, if the draws are one's own
+          "result: caller's array written"}  # seen with a dictionary; this module hands copies to these steps
+OTHERWISE = {  # named from the draws instead of the law
+    "noise: one scalar broadcast to all coordinates": "one number for all coordinates",
+    "momentum: one scalar broadcast to all coordinates": "one number for all coordinates",
+    "B^: larger than C clamped in silence": "b_hat = 2 C is not refused"}
+
+
+def look(sample, large=MEDIUM, **options):
+    return OwnDraws(sample, reference_numpy.sghmc_step, large=large, **options)
+
+
+def diagnosis(sample, **options):
+    with np.errstate(all="ignore"):
+        return laws.diagnose(look(sample, **options), KNOWN)
+
+
+# ------------------------------------------------------------------------------------------ samplers to be judged
+
+def keyed(seed, row, index, shape):
+    """The draw of a right sampler: its own key for each seed, row (0: momentum, 2 l + 1 and 2 l + 2: the kicks of
+    leapfrog l) and tensor."""
+    return np.random.default_rng([seed, row, index]).standard_normal(shape)
+
+
+def sampler(draw=keyed, real=np.float64):
+    """Algorithm 1 tensor by tensor, as a library would: draw(seed, row, index of the tensor, shape)."""
+    def sghmc_sample(params, grad, seed, *, eps, L, alpha, mass=1.0, b_hat=0.0):
+        M = {k: real(mass[k] if isinstance(mass, dict) else mass) for k in params}
+        if any((alpha * M[k] < b_hat * eps).any() for k in params):
+            raise ValueError("b_hat is too large")
+
+        def normal(row):
+            return {k: np.asarray(draw(seed, row, i, params[k].shape), dtype=real) for i, k in enumerate(params)}
+
+        X = {k: np.array(x, dtype=real) for k, x in params.items()}
+        Phi = {k: np.sqrt(M[k]) * z for k, z in normal(0).items()}
+        for j in range(1, 2 * L + 1):
+            g, z = grad(X), normal(j)
+            for k in params:
+                noise = np.sqrt(2 * (real(alpha) * M[k] - real(b_hat * eps))) * z[k]
+                Phi[k] = (real(1) - real(alpha)) * Phi[k] - real(eps / 2) * np.asarray(g[k], dtype=real) + noise
+            if j % 2:
+                X = {k: X[k] + real(eps) / M[k] * Phi[k] for k in params}
+        return X
+    return sghmc_sample
+
+
+def other(change):
+    """change(z, ...) of right draws."""
+    return lambda seed, row, i, shape: change(keyed(seed, row, i, shape))
+
+
+def tiled(shape, period, key):
+    z = np.random.default_rng(key).standard_normal(min(period, math.prod(shape)))
+    return np.resize(z, math.prod(shape)).reshape(shape)
+
+
+def mixed(seed, row, i, shape):
+    return 0.95**0.5 * keyed(seed, row, i, shape) + 0.05**0.5 * keyed(seed, row, 9, shape)
+
+
+def smoothed(z):
+    flat = z.ravel()
+    return ((flat + 0.1 * np.roll(flat, 1)) / 1.01**0.5).reshape(z.shape)
+
+
+GENERATORS = {  # the bug: its draws, and words of the diagnosis
+    "one key for all tensors": (lambda s, r, i, n: keyed(s, r, 0, n), "one key for all tensors"),
+    "one seed per tensor": (lambda s, r, i, n: keyed(s + i, r, 0, n), "one seed per tensor"),
+    "key not advanced between samples": (lambda s, r, i, n: keyed(0, r, i, n), "give the same sample"),
+    "seed of eight bits": (lambda s, r, i, n: keyed(s % 256, r, i, n), "seeds 1 and 257, 65537"),
+    "key used in both kicks": (lambda s, r, i, n: keyed(s, r - (r > 0 and r % 2 == 0), i, n), "one draw for both"),
+    "key not advanced between leapfrogs": (lambda s, r, i, n: keyed(s, r and 2 - r % 2, i, n),
+                                           "noise: the same draws in every leapfrog"),
+    "one key for all kicks": (lambda s, r, i, n: keyed(s, min(r, 1), i, n), "one key for the noise of all kicks"),
+    "momentum and noise from one key": (lambda s, r, i, n: keyed(s, 0, i, n), "momentum and all noise from one key"),
+    "momentum and first noise from one key": (lambda s, r, i, n: keyed(s, 0 if r == 1 else r, i, n),
+                                              "the momentum draw reused in the first kick"),
+    "momentum and first kicks from one key": (lambda s, r, i, n: keyed(s, 0 if r % 2 else r, i, n),
+                                               "momentum and the noise of each first kick from one key"),
+    "second kick mirrors the first": (lambda s, r, i, n: (-1) ** (r + 1) * keyed(s, (r + 1) // 2, i, n), "mirror"),
+    "samples overlap": (lambda s, r, i, n: keyed(s + r, 0, i, n), "samples overlap"),
+    "first row expanded": (lambda s, r, i, n: keyed(s, r, i, n[-1:]) + np.zeros(n), "the first row expanded"),
+    "one number for each row": (lambda s, r, i, n: keyed(s, r, i, (*n[:-1], 1) if n else n) + np.zeros(n),
+                                "one number for each row"),
+    "one number for each tensor": (lambda s, r, i, n: keyed(s, r, i, ()) + np.zeros(n), "one number for all"),
+    "blocks of 16": (lambda s, r, i, n: tiled(n, 16, [s, r, i]), "repeat at distance 16"),
+    "blocks of 1000": (lambda s, r, i, n: tiled(n, 1000, [s, r, i]), "repeat at distance 1000"),
+    "ring buffer of 16 rows": (lambda s, r, i, n: keyed(s, r % 16, i, n), "L = 24, leapfrogs 0 and 8"),
+    "uniform": (lambda s, r, i, n: (np.random.default_rng([s, r, i]).random(n) - 0.5) * 12**0.5, "uniform"),
+    "signs": (other(np.sign), "signs"),
+    "cut off at 3": (other(lambda z: np.clip(z, -3, 3)), "more than once"),
+    "drawn anew beyond 3": (lambda s, r, i, n: np.where(abs(z := keyed(s, r, i, n)) > 3, keyed(s, r, i + 9, n) / 3, z),
+                            "cut off at 3"),
+    "Laplace": (lambda s, r, i, n: np.random.default_rng([s, r, i]).laplace(size=n) / 2**0.5, "not normal"),
+    "float16": (other(lambda z: z.astype(np.float16)), "float16"),
+    "float32": (other(lambda z: z.astype(np.float32)), "float32"),
+    "bfloat16": (other(lambda z: np.float32(np.round(np.frexp(z)[0] * 256) / 256 * 2.0 ** np.frexp(z)[1])), "bfloat16"),
+    "standard deviation 1.1": (other(lambda z: 1.1 * z), "all draws are 1.1 times"),
+    "mean 0.1": (other(lambda z: z + 0.1), "mean"),
+    "biases without noise": (lambda s, r, i, n: keyed(s, r, i, n) * (len(n) > 1), "first.bias"),
+    "remainder of 8 without noise": (lambda s, r, i, n: (keyed(s, r, i, n).ravel() * (
+        np.arange(math.prod(n)) < math.prod(n) // 8 * 8)).reshape(n), "do not move"),
+    "neighbours correlated by 10 %": (other(smoothed), "distance 1:"),
+    "tensors correlated by 5 %": (mixed, "first.weight and second.weight"),
+    "another sample at each call": (lambda s, r, i, n: np.random.standard_normal(n),
+                                    "a second call with the same seed"),
+}
+
+
+def kept_between_calls(carry):
+    """Samplers whose object lives on: a share `carry` of the last momentum is kept."""
+    last = {}
+
+    def sghmc_sample(params, grad, seed, *, eps, L, alpha):
+        rng, X = np.random.default_rng(seed), {k: x.copy() for k, x in params.items()}
+        Phi = {k: rng.standard_normal(x.shape) for k, x in params.items()}
+        for k, x in params.items():
+            if k in last and last[k].shape == x.shape:
+                Phi[k] = carry * last[k] + (1 - carry**2) ** 0.5 * Phi[k]
+        for j in range(1, 2 * L + 1):
+            g = grad(X)
+            for k, x in X.items():
+                noise = (2 * alpha) ** 0.5 * rng.standard_normal(x.shape)
+                Phi[k] = (1 - alpha) * Phi[k] - eps / 2 * g[k] + noise
+                X[k] = x + eps * Phi[k] if j % 2 else x
+        last.update(Phi)
+        return X
+    return sghmc_sample
+
+
+def by_a_gradient(change):
+    """A right sampler that sees changed gradients."""
+    right = sampler()
+    return lambda params, grad, seed, **settings: right(
+        params, lambda X: {k: change(g, X[k]) for k, g in grad(X).items()}, seed, **settings)
+
+
+def spoiled(after):
+    right = sampler()
+    return lambda params, grad, seed, **settings: after(params, right(params, grad, seed, **settings))
+
+
+def written(params, sample):
+    for k in params:
+        params[k][...] = sample[k]
+    return sample
+
+
+OTHERS = {
+    "momentum kept between samples": (kept_between_calls(1.0), "momentum kept between samples"),
+    "momentum carried over by 10 %": (kept_between_calls(0.1), "a second call with the same seed"),
+    "weight decay": (by_a_gradient(lambda g, x: g + 0.01 * x), "weight decay: X_1 keeps 0.99"),
+    "gradient clipped by value": (by_a_gradient(lambda g, x: np.clip(g, -100, 100)), "large gradients are clipped"),
+    "gradient clipped by norm": (by_a_gradient(lambda g, x: g * min(1, 1e6 / (1e-300 + np.linalg.norm(g)))),
+                                 "large gradients are clipped"),
+    "gradient normalised": (by_a_gradient(lambda g, x: g / (1 + np.linalg.norm(g))), "the gradient at X_0 moves X_1"),
+    "gradient in single precision": (by_a_gradient(lambda g, x: np.float32(g)), "right to single precision"),
+    "bias without gradient": (by_a_gradient(lambda g, x: g * (g.ndim > 1)), "the gradient at X_0 moves X_1"),
+    "caller's params written": (spoiled(written), "the caller's params are written to"),
+    "W_t returned": (spoiled(lambda params, sample: params), "result: W_t returned"),
+    "names lost": (spoiled(lambda params, sample: list(sample.values())), "the sample is list, not a dictionary"),
+    "flat tensors": (spoiled(lambda params, sample: {k: np.ravel(x) for k, x in sample.items()}), "has shape"),
+    "nan": (spoiled(lambda params, sample: {k: x * np.nan for k, x in sample.items()}), "is not finite"),
+    "raises": (lambda params, grad, seed, **settings: 1 / 0, "raises ZeroDivisionError"),
+}
+
+
+SCHEMES = {
+    "posteriors": (with_noise(laws.scheme("GAK", 0.625, lambda r: 2 * (1 - r))), "explicit Euler"),
+    "momentum without its mass": (with_noise(laws.scheme("GAK", 0.625, lambda r: 2 * (1 - r), lambda M: 1.0)),
+                                  "noise variance 2 (1 - r) M, momentum drawn from N(0, I) instead of N(0, M)"),
+    "new position": (with_noise(laws.scheme("AGK", 0.625, lambda r: 2 * (1 - r))), "gradient at the new position"),
+    "kick first": (with_noise(laws.scheme("GKA", 0.5, lambda r: 1 - r * r)), "kick first"),
+    "OBABO": (with_noise(laws.scheme("oGbAGbo", math.exp(-0.75), lambda r: 1 - r * r)), "OBABO"),
+    "BAOAB": (with_noise(laws.scheme("GbaOaGb", 0.7, lambda r: 1 - r * r)), "BAOAB"),
+    "refreshed per leapfrog": (with_noise(laws.scheme("RGkAGk", 0.625**2, lambda r: 2 * (1 - r))), "anew for each"),
+}
+
+
+def merged(params, grad, seed, *, eps, L, alpha, mass=1.0, b_hat=0.0):
+    """The kicks that meet at a position fused to one, with one draw of their common variance."""
+    rng, c, q = np.random.default_rng(seed), 1 - alpha, 2 * (alpha * mass - b_hat * eps)
+    if q < 0:
+        raise ValueError("b_hat is too large")
+    X, Phi = {k: x.copy() for k, x in params.items()}, None
+    for _ in range(L):
+        g = grad(X)
+        z = {k: rng.standard_normal(x.shape) for k, x in X.items()}
+        if Phi is None:
+            Phi = {k: (c * c * mass + q) ** 0.5 * z[k] - eps / 2 * g[k] for k in X}
+        else:
+            Phi = {k: c * c * Phi[k] - eps / 2 * (1 + c) * g[k] + ((1 + c * c) * q) ** 0.5 * z[k] for k in X}
+        X = {k: X[k] + eps / mass * Phi[k] for k in X}
+    return X
+
+
+def by_hand(seed, row, i, shape):
+    """Normals of Box and Muller from another kind of generator."""
+    rng = np.random.Generator(np.random.MT19937([seed, row, i]))
+    return np.sqrt(-2 * np.log1p(-rng.random(shape))) * np.cos(2 * np.pi * rng.random(shape))
+
+
+RIGHT = {
+    "a key for each tensor": (sampler(), {}),
+    "one stream": (with_noise(reference_numpy.sghmc_step), {}),
+    "fused kicks with merged noise": (merged, {"scalar_mass": True}),
+    "Box and Muller": (sampler(by_hand), {}),
+    "single precision": (sampler(real=np.float32), {"dtype": "float32"}),
+    **{name: (with_noise(step), {}) for name, step in known_bugs("equivalent") if name != "float32"},
+}
+
+
+# ------------------------------------------------------------------------------------------- what is caught and named
+
+@pytest.mark.parametrize("name", [*GENERATORS, *OTHERS, *SCHEMES])
+def test_every_bug_of_the_draws_is_caught_and_named(name):
+    if name in GENERATORS:
+        draw, words = GENERATORS[name]
+        found = diagnosis(sampler(draw))
+    else:
+        sample, words = {**OTHERS, **SCHEMES}[name]
+        found = diagnosis(sample)
+    print(*found, sep="\n")
+    assert words in " ".join(found), found
+    assert len(found) <= 6 and all(len(line) < 500 for line in found), found
+
+
+@pytest.mark.parametrize("name, step", KNOWN, ids=[name for name, _ in KNOWN])
+def test_every_known_bug_of_the_step_is_caught_and_named_by_its_law(name, step):
+    found = diagnosis(with_noise(step))
+    print(*found, sep="\n")
+    if name in UNSEEN:
+        assert not found
+    else:
+        assert OTHERWISE.get(name, name) in " ".join(found), found
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_every_right_sampler_is_accepted_whatever_its_order_of_draws(name):
+    sample, options = RIGHT[name]
+    seen = look(sample, **options)
+    assert not laws.diagnose(seen, KNOWN)
+    assert isinstance(seen.mass_per_coordinate, str) == bool(options.get("scalar_mass"))
+
+
+def test_single_precision_is_told_from_rounded_draws():
+    assert diagnosis(sampler(real=np.float32)) == [
+        "right to single precision; set DTYPE = 'float32', or look for a hidden float32"]
+    rounded = sampler(lambda *key: keyed(*key).astype(np.float16), real=np.float32)
+    assert "float16 number" in "".join(diagnosis(rounded, dtype="float32"))
+
+
+def test_a_law_shared_by_two_bugs_is_called_a_tie():
+    found = diagnosis(dict(known_of_draws())["momentum: drawn with the noise's row"])
+    assert found == ["tie, these have one law: noise: the momentum draw reused in the first kick; or "
+                     "momentum: drawn with the noise's row"]
+
+
+def known_of_draws():
+    return [(name, with_noise(step)) for name, step in KNOWN]
+
+
+# ---------------------------------------------------------------------------------------------------- calibration
+
+TINY = {"a": (40, 53), "b": (40, 53), "c": (53,), "d": (1,)}
+
+
+def p_values(k, level):
+    """All statistics of run k of a right sampler, and the layers that fail at this level."""
+    seen = look(with_noise(reference_numpy.sghmc_step), TINY, seed=1 + 1000 * k, level=level, deep=5, seeds=32)
+    failed = [seen.law(), seen.deep_law(), seen.small_tensors(), generators.distribution(seen),
+              generators.independence(seen), generators.sharing(seen)]
+    return generators.statistics(seen), failed
+
+
+def test_right_samplers_fail_about_as_often_as_the_level_says():
+    """The statistics are nearly independent, so that Bonferroni's bound is nearly reached: at 5 %, 4.5 % fail (equal
+    draws have 5 % of the budget and spend none of it). Every p value but that of the shape is exact."""
+    runs, level, failures, below = 400, 0.05, 0, {}
+    for k in range(runs):
+        found, failed = p_values(k, level)
+        failures += any(failed)
+        for kind in ("mean", "variance", "correlation", "shape", "largest"):
+            p = np.array([s.p for layer in found.values() for s in layer if s.kind == kind])
+            for limit in (0.5, 0.05, 0.005):
+                below.setdefault((kind, limit), []).append(np.mean(p < limit))
+    print(f"{failures} of {runs} right runs fail at a level of {level}")
+    assert 6 <= failures <= 42  # outside with probability 5e-4 and 1e-6 for 4.5 %
+    for (kind, limit), shares in below.items():
+        share, error = np.mean(shares), np.std(shares) / runs**0.5
+        print(f"{kind}: {share:.4f} +- {error:.4f} of the p values are below {limit}")
+        assert share < limit + 4 * error
+        assert share > limit - 4 * error or (kind == "shape" and share > limit / 2)
+
+
+# ------------------------------------------------------------------------------------------------ the size of errors
+
+def biased(kind, size, n, rng):
+    """A statistic of n draws with an error of this size."""
+    x, y = rng.standard_normal((2, n))
+    if kind == "correlation":
+        return chance.correlation(size * y + (1 - size**2) ** 0.5 * x, y, "", "")
+    if kind == "shape":  # a share of the draws is moved past zero
+        return chance.shape(np.where((x < 0) & (x > -2.5) & (rng.random(n) < size / 0.4938), -x, x), "", "")
+    change = {"mean": lambda: x + size, "variance": lambda: size**0.5 * x, "largest": lambda: np.clip(x, -size, size)}
+    return getattr(chance, kind)(change[kind](), "", "")
+
+
+@pytest.mark.parametrize("kind", ["mean", "variance", "correlation", "shape", "largest"])
+def test_errors_of_the_stated_size_are_found_and_much_smaller_ones_are_not(kind):
+    share, n, rng = 1e-9, 20_000, np.random.default_rng(3)
+    none = {"variance": 1.0, "largest": math.inf}.get(kind, 0.0)
+    sizes = [size for size in chance.smallest_errors(kind, n, share) if size not in (0.0, math.inf)]
+    for size in sizes:
+        at = size * (1 - 1e-9) if kind == "largest" else size
+        assert all(biased(kind, at, n, rng).p < share for _ in range(100)), size
+        smaller = 1.3 * size if kind == "largest" else none + (size - none) / 4
+        assert sum(biased(kind, smaller, n, rng).p < share for _ in range(100)) < 20, smaller
+
+
+def test_smallest_errors_of_the_whole_run_are_as_small_as_promised():
+    lines = list(generators.sensitivities(look(with_noise(reference_numpy.sghmc_step), LARGE)))
+    print(*lines, sep="\n")
+    words = "\n".join(lines)
+    assert "law, variance" in words and "independence, samples" in words and "draws, shape" in words
+    n = LARGE["first.weight"][0] * LARGE["first.weight"][1]
+    low, high = chance.smallest_errors("variance", n, 0.3 * FALSE_ALARM / 300)
+    assert 0.94 < low < 1 < high < 1.06
+    assert chance.smallest_errors("correlation", 2 * n, 0.3 * FALSE_ALARM / 2000)[1] < 0.03
+
+
+# --------------------------------------------------------------------------------------------------- exact tail laws
+
+def test_tails_are_those_of_the_closed_forms():
+    for x in (0.1, 1.0, 7.0, 60.0):
+        assert chance.chi_squared_tails(x, 2)[1] == pytest.approx(math.exp(-x / 2), rel=1e-12)
+        assert chance.chi_squared_tails(x, 1)[1] == pytest.approx(math.erfc((x / 2) ** 0.5), rel=1e-12)
+        four = math.exp(-x / 2) * (1 + x / 2)
+        assert chance.chi_squared_tails(x, 4)[1] == pytest.approx(four, rel=1e-12)
+    for n in (1, 2, 5, 307, 154_422):
+        for p in (0.3, 1e-4, 1e-10):
+            low, high = chance.chi_squared_quantiles(p, n)
+            assert chance.chi_squared_tails(low, n)[0] == pytest.approx(p, rel=1e-6)
+            assert chance.chi_squared_tails(high, n)[1] == pytest.approx(p, rel=1e-6)
+    assert chance.normal_tail(chance.normal_quantile(1e-9)) == pytest.approx(1e-9, rel=1e-9)
+
+
+def test_even_a_few_equal_draws_are_found_and_none_are_seen_among_different_ones():
+    def count(change):
+        z = np.random.default_rng(5).standard_normal(200_000)
+        change(z)
+        found = generators.equal_draws([Draws(1, "momentum", z)], 1e-8)
+        return found.disjoint, found.allowed
+
+    def few(z):
+        z[-5:] = -z[:5]
+
+    assert count(lambda z: None)[0] == 0
+    assert count(few) == (5, count(few)[1]) and count(few)[1] < 5
