@@ -148,6 +148,15 @@ def test_the_upper_bound_holds_where_the_leading_order_fails():
     assert F.kl_shift(s, X, X, one, decay, decay)[0] > samples
 
 
+def test_minibatches_that_are_seen_add_their_own_noise_once_for_each_half_kick():
+    """Constant gradients, another minibatch at each half-kick: E|sum a_j g_j|^2 has G where the two are one."""
+    s, one = Setting("toy", "x", 3, 0.1, 1), np.ones(1)
+    a, _, v = F.walk_of(s)
+    square = sum(x * y * (5.0 if i == j else 2.0) for (i, x), (j, y) in itertools.product(enumerate(a[1:]), repeat=2))
+    seen = F.kl_shift(s, 5 * one, 2 * one, one, F.whole, F.whole)[0]
+    assert seen == pytest.approx((s.eps / 2) ** 2 * square / (2 * v))
+
+
 def test_no_test_tells_two_normals_apart_more_often_than_the_bound_says():
     for distance in np.geomspace(1e-3, 10, 40):
         right = (1 + math.erf(distance / 2 / math.sqrt(2))) / 2  # of the best test of N(0, 1) against N(distance, 1)
