@@ -490,8 +490,10 @@ def test_recalibration_is_the_average_of_batch_statistics(chain):
     convolution = c.model.encoder.trunk[:5]
     with torch.no_grad(), s.full_float32():
         s.recalibrate(c.model, c.data.train)
-        mean = c.model.encoder.trunk[5].running_mean.clone()
-        assert torch.allclose(mean, convolution(x).mean(dim=(0, 2, 3)), atol=1e-5)
+        found = [b.clone() for norm in (c.model.encoder.trunk[5], c.model.predictor[1]) for b in norm.buffers()]
+        before_norm = [convolution(x).transpose(0, 1).flatten(1), c.model.predictor[0](c.model.encoder(x)).T]
+    wanted = [y for rows in before_norm for y in (rows.mean(dim=1), rows.var(dim=1), torch.tensor(1))]
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(found, wanted, strict=True))  # the last: one batch
 
 
 def test_the_readmes_lines_on_loading_a_network_give_predictions_and_encodings(chains, chain):

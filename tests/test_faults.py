@@ -616,7 +616,7 @@ def test_signals_to_a_real_process_save_and_a_second_one_ends_at_once(start, fin
         slow = " --L 1000000" if second else ""  # another chain: its first step outlasts the test
         out = tmp_path / ("slow" if second else "parts")
         process = start(out, f"{line} {ENDLESS}{slow}")
-        wait_for_line(process, "step 0: energy")
+        wait_for_line(process, "from step")  # the opening: from now on signals are caught
         wait_for_rows(out / "metrics.csv", 1, process)
         process.send_signal(first)
         if second:
