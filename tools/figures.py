@@ -323,7 +323,7 @@ def best_test(kl):
 def collapse_bound(center, m):
     """At most this much of the posterior, the prior weighted by m, lies beyond the threshold (95 % confidence).
 
-    Posterior(A) <= prior(A) / E[m]: upper limit (exact without hits, or Chernoff) over a lower one, each 2.5 % to fail.
+    Posterior(A) <= prior(A) / E[m]: upper limit (exact without hits, or Chernoff) over lower one, each 2.5 % to fail.
     """
     n, hits, a = len(m), int(np.sum(~(center <= THRESHOLD))), math.log(40)
     upper = (hits + a + math.sqrt(a * a + 2 * a * hits)) / n if hits else 1 - math.exp(-a / n)
