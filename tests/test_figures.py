@@ -451,9 +451,9 @@ def test_pictures_of_the_argument_show_the_prior_the_tests_and_where_runs_end(tm
     assert set(np.round(outline[:, 1], 9)) == set(np.round([0, *heights], 9))
     assert lines(posterior)["threshold 0.99"][0] == [0.99, 0.99] and posterior.get_xlabel().startswith("centre ratio")
     legends = [[text.get_text() for text in axes.get_legend().get_texts()] for axes in (posterior, tests, phase)]
-    assert sorted(legends[0]) == ["made", "threshold 0.99"] and sorted(legends[1]) == ["L 1", "L 3", "guessing"]
+    assert sorted(legends[0]) == ["prior made", "threshold 0.99"] and sorted(legends[1]) == ["L 1", "L 3", "guessing"]
     assert legends[2] == ["the paper", "all samples differ from noise by KL 1"]
-    bound = math.log(40) / 400 / (m.mean() - 1.96 * m.std() / 20)
+    bound = (1 - 40 ** (-1 / 400)) / (m.mean() - 1.96 * m.std() / 20)
     assert f"probability below {100 * bound:.2g} %" in posterior.get_title().replace("\n", " ")
 
     for container, L in zip(tests.containers, (1, 3), strict=True):
@@ -509,7 +509,7 @@ def test_the_bound_on_collapse_holds_as_often_as_it_says():
         missed += figures.collapse_bound(np.where(beyond, 0.995, 0.6), m) < truth
     assert missed <= 20
     wide = figures.collapse_bound(np.full(100, 0.6), np.array([0.04, 0.1] * 50))
-    assert wide == pytest.approx(math.log(40) / 100 / (0.07 - 1.96 * 0.003))
+    assert wide == pytest.approx((1 - 40 ** (-1 / 100)) / (0.07 - 1.96 * 0.003))
     assert figures.collapse_bound(np.full(10, 0.6), np.full(10, 0.01)) == 1
     assert figures.collapse_bound(np.full(1000, np.nan), np.ones(1000)) == 1
 

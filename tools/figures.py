@@ -323,10 +323,10 @@ def best_test(kl):
 def collapse_bound(center, m):
     """At most this much of the posterior, the prior weighted by m, lies beyond the threshold (95 % confidence).
 
-    Posterior(A) <= prior(A) / E[m]: an upper limit (log 40 / n or Chernoff's) over a lower one, each 2.5 % to fail.
+    Posterior(A) <= prior(A) / E[m]: upper limit (exact without hits, or Chernoff) over lower one, each 2.5 % to fail.
     """
     n, hits, a = len(m), int(np.sum(~(center <= THRESHOLD))), math.log(40)
-    upper = (hits + a + math.sqrt(a * a + 2 * a * hits) if hits else a) / n
+    upper = (hits + a + math.sqrt(a * a + 2 * a * hits)) / n if hits else 1 - math.exp(-a / n)
     lower = np.mean(m) - 1.96 * np.std(m) / math.sqrt(n)
     return min(1.0, upper / lower) if lower > 0 else 1.0
 
@@ -336,7 +336,7 @@ def draw_posterior(axes, table):
     bins, limits = np.arange(math.floor(100 * np.nanmin(table["center"])) - 1, 102) / 100, []
     for color, prior in zip(COLORS, dict.fromkeys(table["prior"]), strict=False):
         center, m = (table[name][table["prior"] == prior] for name in ("center", "m"))
-        axes.hist(center, bins, weights=np.full(len(m), 1 / len(m)), color=color, alpha=0.35, label=prior)
+        axes.hist(center, bins, weights=np.full(len(m), 1 / len(m)), color=color, alpha=0.35, label=f"prior {prior}")
         axes.hist(center, bins, weights=m / m.sum(), color=color, histtype="step")
         limits.append(collapse_bound(center, m))
     axes.axvline(THRESHOLD, color="0.3", linewidth=0.8, linestyle=(0, (4, 1, 1, 1)), label=f"threshold {THRESHOLD}")
