@@ -144,12 +144,16 @@ def judge_prior(out):
         of = [list(row.values())[2:] for row in rows if row["prior"] == prior]
         m, center, knn = np.array([[float(x or "nan") for x in row] for row in of]).T
         row = {"prior": prior, "scale": scale, "networks": len(m), "center": center.mean(), "center_sd": center.std()}
-        row |= {"knn": np.nanmean(knn), "knn_min": np.nanmin(knn), "knn_networks": int(np.isfinite(knn).sum())}
-        table.append(row | F.weighted_prior(m, center > 0.99, scale))
+        seen, weights = np.isfinite(knn), (m / m.max()) ** scale
+        row |= {"knn": knn[seen].mean(), "knn_min": knn[seen].min(), "knn_networks": int(seen.sum())}
+        row |= F.weighted_prior(m, center > 0.99, scale) | {"posterior_center": np.average(center, weights=weights)}
+        table.append(row | {"posterior_knn": np.average(knn[seen], weights=weights[seen] + 1e-300)})
         if scale == 1:
-            text = "posterior, prior {prior}: E[m] = {E_m:.4f} +- {E_m_se:.4f}, so nothing is {factor:.1f} times as "
-            text += "probable as under the prior; centre ratio {center:.3f} +- {center_sd:.3f} in {networks:,}, "
-            print((text + "P(collapse) <= {bound:.2%} (95 %)").format(**table[-1]))
+            text = "posterior, prior {prior} ({networks:,} networks): E[m] = {E_m:.4f} +- {E_m_se:.4f}, so nothing is "
+            text += "more than {factor:.1f} times as probable as under the prior; centre ratio {center:.3f} +- "
+            text += "{center_sd:.3f}; collapsed {prior_share:.1%} of the prior, {posterior_share:.1%} of the "
+            text += "posterior, at most {bound:.1%} (95 %)"
+            print(text.format(**table[-1]))
     write_rows(out / "posterior.csv", table)
 
 
