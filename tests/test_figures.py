@@ -426,6 +426,7 @@ def test_a_long_line_does_not_make_a_spot_of_a_short_one_and_no_point_lies_on_th
 def test_pictures_of_the_argument_show_the_prior_the_tests_and_where_runs_end(tmp_path):
     g = np.random.default_rng(0)
     center, m = np.round(g.normal(0.6, 0.02, 400), 4), g.uniform(0.05, 0.1, 400)
+    center[0], m[0] = 0.995, 0.4  # one is collapsed, and heavy
     rows = [f"made,{i},{m[i]},{center[i]}," for i in range(400)]
     (tmp_path / "prior.csv").write_text("prior,seed,m,center,knn\n" + "\n".join(rows) + "\n")
     kl = {(1, 0.1): 0.5, (1, 0.01): 0.02, (3, 0.1): 1.2, (3, 0.01): 0.08}
@@ -451,10 +452,13 @@ def test_pictures_of_the_argument_show_the_prior_the_tests_and_where_runs_end(tm
     assert set(np.round(outline[:, 1], 9)) == set(np.round([0, *heights], 9))
     assert lines(posterior)["threshold 0.99"][0] == [0.99, 0.99] and posterior.get_xlabel().startswith("centre ratio")
     legends = [[text.get_text() for text in axes.get_legend().get_texts()] for axes in (posterior, tests, phase)]
-    assert sorted(legends[0]) == ["prior made", "threshold 0.99"] and sorted(legends[1]) == ["L 1", "L 3", "guessing"]
+    a = math.log(40)  # Chernoff: n KL(1 / n || limit) >= a
+    bound = (1 + a + math.sqrt(a * a + 2 * a)) / 400 / (m.mean() - 1.96 * m.std() / 20)
+    assert sorted(legends[0]) == [f"prior made: at most {100 * bound:.2g} % beyond", "threshold 0.99"]
+    assert sorted(legends[1]) == ["L 1", "L 3", "guessing"]
     assert legends[2] == ["the paper", "all samples differ from noise by KL 1"]
-    bound = (1 - 40 ** (-1 / 400)) / (m.mean() - 1.96 * m.std() / 20)
-    assert f"probability below {100 * bound:.2g} %" in posterior.get_title().replace("\n", " ")
+    moved = abs(m[center > 0.99].sum() / m.sum() - (center > 0.99).mean())
+    assert f"at most {100 * moved:.1f} points" in posterior.get_title().replace("\n", " ")
 
     for container, L in zip(tests.containers, (1, 3), strict=True):
         x, y = container[0].get_data()
