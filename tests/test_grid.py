@@ -639,7 +639,7 @@ def test_a_missing_image_folder_may_be_listed(grid):
 
 @pytest.mark.long
 def test_the_program_itself_runs_through_the_grid_and_saves_at_a_signal(grid, pictures):
-    line = f"fig5 --data '{pictures}' --batch-size 4 --knn-k 3 --eval-every 1000000"
+    line = f"fig5 --data '{pictures}' --batch-size 4 --knn-k 3 --epochs 1000000 --eval-every 1000000"
     task = {"SLURM_ARRAY_TASK_ID": "4", "PYTHON": sys.executable, "OUT": "a b", "OMP_NUM_THREADS": "1"}
     process = grid.start(f"{line} --updates 1000000", **task)
     log = grid.folder / "a b/fig5/no-sg_seed0/log.txt"
