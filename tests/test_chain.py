@@ -496,10 +496,21 @@ def test_recalibration_is_the_average_of_batch_statistics(chain):
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(found, wanted, strict=True))  # the last: one batch
 
 
-def test_the_readmes_lines_on_loading_a_network_give_predictions_and_encodings(chains, chain):
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    (code,) = re.findall(r"```python\n(from simsiam_sghmc import load_model.*?)```", readme, re.S)
-    names = {"images": chain().data.train}
+def documented(first):
+    """The Python of docs/running.md that begins with these words."""
+    page = (Path(__file__).parents[1] / "docs/running.md").read_text()
+    return next(code for code in re.findall(r"```python\n(.*?)```", page, re.S) if code.startswith(first))
+
+
+def test_the_documented_sampler_on_a_model_of_ones_own_runs_and_moves_it():
+    names = {}
+    exec(documented("import torch"), names)
+    assert names["t"] == 99 and names["W"].isfinite().all() and names["G"].abs().max() > 0
+
+
+def test_the_documented_lines_on_loading_a_network_give_predictions_and_encodings(chains, chain):
+    code = documented("from simsiam_sghmc import load_data").replace('load_data("gratings").train', "pictures")
+    names = {"pictures": chain().data.train}
     exec(re.sub(r"runs/[^\"]*", str(chains[2] / "checkpoint.pt"), code), names)
     W = nn.utils.parameters_to_vector(names["model"].parameters())
     assert torch.equal(W, torch.load(chains[2] / "checkpoint.pt", weights_only=True)["weights"])
