@@ -68,10 +68,10 @@ class Expressions(ast.NodeTransformer):
     """Replaces every expression equal to `old`."""
 
     def __init__(self, old, new):
-        self.old, self.new, self.count = text(old), new, 0
+        self.kind, self.old, self.new, self.count = type(old), text(old), new, 0
 
     def visit(self, node):
-        if isinstance(node, ast.expr) and ast.dump(node) == self.old:
+        if type(node) is self.kind and ast.dump(node) == self.old:
             self.count += 1
             return self.new
         return self.generic_visit(node)
@@ -81,7 +81,8 @@ class Statements(ast.NodeTransformer):
     """Replaces every run of statements equal to `old`."""
 
     def __init__(self, old, new):
-        self.old, self.new, self.count = [text(x) for x in old], new, 0
+        self.kinds, self.old = [type(x) for x in old], [text(x) for x in old]
+        self.new, self.count = new, 0
 
     def visit(self, node):
         for name in ("body", "orelse"):
@@ -91,9 +92,10 @@ class Statements(ast.NodeTransformer):
         return self.generic_visit(node)
 
     def swapped(self, block):
-        texts, n = [ast.dump(x) for x in block], len(self.old)
+        n = len(self.old)
         for i in reversed(range(len(block) - n + 1)):
-            if texts[i:i + n] == self.old:
+            run = block[i:i + n]
+            if [type(x) for x in run] == self.kinds and [ast.dump(x) for x in run] == self.old:
                 self.count += 1
                 block[i:i + n] = self.new
         return block or [ast.Pass()]

@@ -24,10 +24,17 @@ def bugs(*targets):
     return [row for target in targets for row in TABLE[target] if row.changes_value]
 
 
+@functools.cache
+def in_decimals(row):
+    """The reference, written as the row says, with decimals for floats and all digits in its result."""
+    mutant = variant(row.edits, decimals=True)
+    mutant.energy.__globals__["float"] = lambda U: U
+    return mutant
+
+
 def differentiated(row, batch):
     """U and the gradients of a bug of U, if a machine differentiates it: by differences, with errors of 1e-20."""
-    mutant, h = variant(row.edits, decimals=True), Decimal("1e-20")
-    mutant.energy.__globals__["float"] = lambda U: U  # all digits of the result
+    mutant, h = in_decimals(row), Decimal("1e-20")
     rows, grads = [decimals(x) for x in batch.arrays()], []
     U = mutant.energy(*rows)
     for x in rows:
