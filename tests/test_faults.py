@@ -946,7 +946,7 @@ def command_lines(draw):
     return sum(draw(st.lists(words(method), max_size=5)), DATA + METHODS[method])
 
 
-@pytest.mark.parametrize("examples", [15, pytest.param(1000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("examples", [8, pytest.param(1000, marks=pytest.mark.long)])
 def test_every_command_line_ends_as_documented_and_its_repetition_changes_nothing(examples, pictures, chains, tmp_path):
     places = {"pictures": str(pictures), "start": str(chains[2] / "checkpoint.pt")}
     codes = []
