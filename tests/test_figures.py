@@ -211,6 +211,8 @@ def test_titles_say_how_many_collapse_and_where_the_runs_end(tmp_path):
     assert figures.verdict(runs) == "2 of 3 runs collapse" and figures.verdict(runs[1:2]) == "it collapses"
     assert figures.verdict(runs[1:]) == "all of 2 runs collapse"
     assert figures.verdict(runs[:1] * 2) == "none of 2 runs collapses"
+    came_back = runs[0]._replace(metrics=runs[0].metrics | {"collapsed": ["no", "constant", "no"]})
+    assert figures.verdict([came_back]) == "it collapses"
 
 
 def test_steps_are_written_as_in_the_paper():
