@@ -4,6 +4,7 @@ import itertools
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -295,6 +296,21 @@ def test_the_gradients_of_the_curve_are_those_of_the_programs_energy(pictures, m
     assert row[:3] == ["random", "0", "0"] and float(row[3]) == pytest.approx(size, rel=1e-4)
     assert float(row[6]) == pytest.approx(((g[0] @ g[0] + g[1] @ g[1]) / 2).item(), rel=1e-5)
     assert float(row[7]) == pytest.approx((g[0] @ g[1]).item(), rel=1e-5)
+
+
+def test_the_distances_of_the_decay_are_in_units_of_the_weights_at_the_place(pictures, monkeypatch):
+    at, gradient = [], divergence.Chain.gradient
+
+    def recorded(chain, *z):
+        at.append(chain.W.clone())
+        return gradient(chain, *z)
+
+    monkeypatch.setattr(divergence.Chain, "gradient", recorded)
+    args = SimpleNamespace(batch_size=4, precision="fp32", minibatches=2)
+    delta = max(divergence.DISTANCES)  # far out: the weights there have the size delta, not that of the start
+    divergence.place_measure(args, divergence.S.load_data(str(pictures)), (0.5,))("random", 0, delta)
+    assert len(at) == 6  # two minibatches at the place, at d = 0 and at d = 0.5
+    assert (at[-1] - at[0]).square().mean().sqrt().item() == pytest.approx(0.5 * delta, rel=0.01)
 
 
 @pytest.mark.parametrize(
