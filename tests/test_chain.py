@@ -400,6 +400,17 @@ def test_a_chain_starts_from_a_checkpoint_of_either_method(run, chains):
         assert first["distance"] == "0" and first["step"] == "0"
 
 
+def test_kept_samples_are_named_by_their_step(run):
+    _, _, _, folder = run("--no-sg --samples 4 --energy-scale 0 --keep-every 2")
+    assert sorted(p.name for p in (folder / "samples").iterdir()) == ["2.pt", "4.pt"]
+
+
+def test_the_tables_tell_any_two_float32_numbers_apart():
+    numbers = [1.0, float(np.nextafter(np.float32(1), np.float32(2)))]
+    lines = s.tables([], numbers, 1)["energy.csv"].decode().splitlines()[1:]
+    assert [np.float32(line.split(",")[-1]) for line in lines] == [np.float32(x) for x in numbers]
+
+
 def test_kept_samples_load_as_the_network_they_were(run):
     _, _, _, folder = run("--no-sg --samples 2 --keep-every 1")
     assert sorted(p.name for p in (folder / "samples").iterdir()) == ["1.pt", "2.pt"]

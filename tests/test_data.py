@@ -50,7 +50,11 @@ def test_the_identity_of_a_folder_is_its_training_images_and_not_its_path(pictur
         for label in ("a", "b"):
             (tmp_path / split / label).mkdir(parents=True)
             Image.new("RGB", (32, 32), (1, 2, 3)).save(tmp_path / split / label / "x.png")
-    assert s.load_data(str(tmp_path)).source != first
+    other = s.load_data(str(tmp_path)).source
+    assert other != first
+    for split, same in (("test", True), ("train", False)):
+        Image.new("RGB", (32, 32), (9, 9, 9)).save(tmp_path / split / "a/x.png")
+        assert (s.load_data(str(tmp_path)).source == other) == same
 
 
 # ------------------------------------------------------------------------------------------------- CIFAR-10's download
