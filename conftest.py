@@ -4,6 +4,7 @@
     SGHMC_IMPL="pkg.module /path/mine.py" pytest    any others, by module name or file; see README
 """
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "tests")
 from oracle.calls import with_noise  # noqa: E402  (importable from now on)
 from oracle.implementations import CAPABILITIES, NUMPY, Implementation, Unusable, load, places  # noqa: E402
 
+gc.set_threshold(200_000, 50, 100)  # looking for cycles among all that is imported takes time
 FOREIGN, IMPLEMENTATIONS, PROBLEMS = os.environ.get("SGHMC_IMPL", "").strip(), [], []
 try:
     IMPLEMENTATIONS = [load(place) for place in places(FOREIGN)]

@@ -37,6 +37,15 @@ else:
                     Image.fromarray(image.byte().permute(1, 2, 0).numpy()).save(folder / f"{i}.png")
         return root
 
+    @pytest.fixture(scope="session", autouse=True)
+    def images_are_read_once(pictures):
+        """Hundreds of runs see the same folder; tests of reading make folders of their own."""
+        read, place = simsiam_sghmc.load_data, str(pictures)
+        data = read(place)
+        simsiam_sghmc.load_data = lambda where: data if where == place else read(where)
+        yield
+        simsiam_sghmc.load_data = read
+
     def command(pictures, out, line):
         words = line.split()
         leapfrogs = [] if "sgd" in words else ["--L", "2"]  # each method refuses the settings of the other
