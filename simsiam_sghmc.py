@@ -29,10 +29,10 @@ import sys
 import threading
 import time
 import warnings
-from collections import OrderedDict
+from collections import OrderedDict, namedtuple
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -347,15 +347,8 @@ def read_checkpoint(path):
 # --------------------------------------------------------------------------------------------------------------- data
 
 
-class Images(NamedTuple):
-    """Images as uint8 (N, 3, 32, 32), labels (N,) int64; `source` names the training images in config.json."""
-
-    train: torch.Tensor
-    train_labels: torch.Tensor
-    test: torch.Tensor
-    test_labels: torch.Tensor
-    source: str
-
+# Images as uint8 (N, 3, 32, 32), labels (N,) int64; `source` names the training images in config.json.
+Images = namedtuple("Images", "train train_labels test test_labels source")
 
 OTHER_DATA = "--data gratings needs no file, --data FOLDER takes train/<class>/* and test/<class>/* images"
 
@@ -381,15 +374,14 @@ def cifar10(folder, train):
     """CIFAR-10 by torchvision, downloaded and checked on first use: (images, labels)."""
     from torchvision.datasets import CIFAR10  # here, for it takes as long to import as torch itself
 
-    dataset = functools.partial(CIFAR10, folder, train)
     with bad_input(f"cannot get CIFAR-10 into {folder}/ ({{}}); {OTHER_DATA}"):
         try:
-            part = dataset()
+            part = CIFAR10(folder, train)
         except RuntimeError:  # not there or not whole
             folder.mkdir(parents=True, exist_ok=True)
             with open(folder / ".lock", "a") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)  # of the runs that begin together one downloads, the others wait
-                part = dataset(download=True)
+                part = CIFAR10(folder, train, download=True)
     return torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets)
 
 
@@ -454,18 +446,9 @@ def normalise(images):
     return images.contiguous(memory_format=torch.channels_last)
 
 
-class Augmentation(NamedTuple):
-    """Parameters of one random view for each of n images; all (n,), order (n, 4)."""
-
-    top: torch.Tensor
-    left: torch.Tensor
-    height: torch.Tensor
-    width: torch.Tensor
-    flip: torch.Tensor
-    order: torch.Tensor  # the four jitters in the order in which this image gets them
-    factors: torch.Tensor  # (n, 4), by jitter: brightness, contrast, saturation, hue
-    jitter: torch.Tensor
-    grey: torch.Tensor
+# Parameters of one random view for each of n images, (n,) but for two (n, 4): `order`, the jitters as this image gets
+# them, and `factors`, by jitter.
+Augmentation = namedtuple("Augmentation", "top left height width flip order factors jitter grey")
 
 
 def draw_augmentation(n, g, size=32):
@@ -642,64 +625,38 @@ class Chain:
             self.finite &= x.isfinite().all()
 
 
-def posterior_gradient(chain, X, kick):
-    """(U, g) at X on the minibatch of this half-kick: g the gradient of s U + |W|^2 / (2 prior_std^2), s the scale.
-
-    With s = 0 nothing is computed: U is None.
-    """
-    cfg, U, g = chain.cfg, None, 0.0
-    chain.W.copy_(X)
-    if cfg.energy_scale > 0:
-        U = chain.gradient(*chain.encode(*chain.views(chain.step, kick)))
-        g = chain.G if cfg.energy_scale == 1 else cfg.energy_scale * chain.G
-    if cfg.prior_std:
-        g = g + X / cfg.prior_std**2
-    return U, g
-
-
 def sghmc_sample(chain):
-    """W_t -> W_{t+1} by one sghmc_step on minibatch energies: (U at W_t, the columns measured on the way).
+    """W_t -> W_{t+1} by one sghmc_step on s U + |W|^2 / (2 prior_std^2), s the energy scale: (U at W_t, its columns).
 
-    2L-1 gradients, or L with one minibatch per sample (D3).
+    U is of minibatches: 2L-1 gradients, or L with one minibatch per sample (D3); none with s = 0, then U is None.
     """
-    cfg, seen, once = chain.cfg, SampleMeasures(chain), chain.cfg.batch_per == "sample"
+    cfg, once, first = chain.cfg, chain.cfg.batch_per == "sample", {}
+    kicks = itertools.repeat(0) if once else itertools.count()
 
     def grad(X):
-        U, g = posterior_gradient(chain, X, kick=0 if once else seen.calls)
-        seen.gradient(X, U, g)
+        U, g = None, 0.0
+        chain.W.copy_(X)
+        if cfg.energy_scale > 0:
+            U = chain.gradient(*chain.encode(*chain.views(chain.step, next(kicks))))
+            g = chain.G if cfg.energy_scale == 1 else cfg.energy_scale * chain.G
+        if cfg.prior_std:
+            g = g + X / cfg.prior_std**2
+        if not first:  # G is overwritten by the next gradient
+            first.update(U=U, grad_norm=None if U is None else chain.G.norm(), force=rms(torch.as_tensor(g)))
         return g
 
     z = normals(cfg.seed, chain.step, len(chain.W), 2 * cfg.L, chain.device)
     z = itertools.chain([cfg.phi_std / math.sqrt(cfg.mass) * next(z)], z)  # sghmc_step multiplies it by sqrt(M) (D6)
     W = sghmc_step(chain.W.clone(), z, grad, eps=cfg.eps, L=cfg.L, alpha=cfg.alpha, mass=cfg.mass, reuse_grad=once)
+    Phi = cfg.mass * (W - chain.W) / cfg.eps  # the momentum of the last drift, which began at the last gradient
     chain.W.copy_(W)
-    return seen.U, seen.columns(W)
-
-
-class SampleMeasures:
-    """What the tables want to know of one sample; it looks at the gradients that pass and changes nothing."""
-
-    def __init__(self, chain):
-        self.chain, self.calls = chain, 0
-
-    def gradient(self, X, U, g):
-        """Note a gradient g that was asked at X."""
-        if self.calls == 0:
-            self.U, self.force = U, rms(torch.as_tensor(g))
-            self.grad_norm = None if U is None else self.chain.G.norm()
-        self.X, self.calls = X, self.calls + 1
-
-    def columns(self, W):
-        """grad_norm, kinetic_temperature and drift_to_noise of the sample that ended in W."""
-        cfg = self.chain.cfg
-        Phi = cfg.mass * (W - self.X) / cfg.eps  # after the last computed half-kick: the last drift shows it
-        # the first drift is eps/M ((1 - alpha) Phi_0 - eps/2 g + N(0, 2 alpha M)): its second term over the random ones
-        noise = math.sqrt((1 - cfg.alpha) ** 2 * cfg.phi_std**2 + 2 * cfg.alpha * cfg.mass)
-        return {
-            "grad_norm": self.grad_norm,
-            "kinetic_temperature": (Phi.square() / cfg.mass).mean(),
-            "drift_to_noise": cfg.eps / 2 * self.force / noise,
-        }
+    # the first drift is eps/M ((1 - alpha) Phi_0 - eps/2 g + N(0, 2 alpha M)): its second term over the random ones
+    noise = math.sqrt((1 - cfg.alpha) ** 2 * cfg.phi_std**2 + 2 * cfg.alpha * cfg.mass)
+    return first["U"], {
+        "grad_norm": first["grad_norm"],
+        "kinetic_temperature": (Phi.square() / cfg.mass).mean(),
+        "drift_to_noise": cfg.eps / 2 * first["force"] / noise,
+    }
 
 
 def learning_rate(cfg, epoch):
