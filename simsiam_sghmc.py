@@ -1,7 +1,7 @@
 """Does SimSiam need the stop-gradient, or does a sampler that explores the loss landscape avoid collapse too?
 
-A reference implementation of "Posterior Sampling on SimSiam" (de Mello, Zhang, Ribeiro, 2023), to be read from top to
-bottom: energy (Equation 2) - sampler (Algorithm 1) - configuration and randomness - network (A.2) - data and
+A reference implementation of "Posterior Sampling on SimSiam" (de Mello, Zhang, Ribeiro, 2023); each section uses only
+those above it: energy (Equation 2) - sampler (Algorithm 1) - configuration and randomness - network (A.2) - data and
 augmentation - chains - k-NN and diagnostics - run - command line.
 
     python simsiam_sghmc.py --eps 1e-3 --L 3 --no-sg                     the paper's chain on CIFAR-10
@@ -536,11 +536,11 @@ class Chain:
 
     def views(self, step, kick=0):
         """Two augmented views of a minibatch, each (B, 3, 32, 32): a function of (seed, step, kick) alone (D17)."""
-        cfg, B = self.cfg, self.cfg.batch_size
-        g, place = generator(cfg.seed, "minibatch", step, kick, self.device), 0
+        cfg, B, draw, place = self.cfg, self.cfg.batch_size, ("minibatch", step, kick), 0
         if cfg.method == "sgd":  # shuffled epochs
             epoch, place = divmod(step, self.per_epoch)
-            g = generator(cfg.seed, "epoch", epoch, device=self.device)
+            draw = ("epoch", epoch)
+        g = generator(cfg.seed, *draw, device=self.device)
         shuffled = torch.randperm(len(self.data.train), generator=g, device=self.device)
         images = self.data.train[shuffled[place * B : (place + 1) * B]]
         g = generator(cfg.seed, "augmentation", step, kick, self.device)
@@ -588,8 +588,7 @@ def sghmc_sample(chain):
     """
     cfg, once, columns = chain.cfg, chain.cfg.batch_per == "sample", {}
     kicks = itertools.repeat(0) if once else itertools.count()
-    # the first drift is eps/M ((1 - alpha) Phi_0 - eps/2 g + N(0, 2 alpha M)): drift_to_noise is its second term over
-    # the random ones
+    # of the first drift eps/M ((1 - alpha) Phi_0 - eps/2 g + N(0, 2 alpha M)), without eps/M: the std of the random terms
     noise = math.sqrt((1 - cfg.alpha) ** 2 * cfg.phi_std**2 + 2 * cfg.alpha * cfg.mass)
 
     def grad(X):
@@ -618,10 +617,8 @@ def learning_rate(cfg, epoch):
     """Learning rate of SGD in an epoch (from 0): linear warm-up per epoch, then cosine per epoch to 0 (D10)."""
     if epoch < cfg.warmup_epochs:
         return cfg.lr * (epoch + 1) / cfg.warmup_epochs
-    if not cfg.cosine:
-        return cfg.lr
     done = (epoch - cfg.warmup_epochs) / (cfg.epochs - cfg.warmup_epochs)
-    return cfg.lr * (1 + math.cos(math.pi * done)) / 2
+    return cfg.lr * (1 + math.cos(math.pi * done)) / 2 if cfg.cosine else cfg.lr
 
 
 def sgd_optimisers(chain):
