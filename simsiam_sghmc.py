@@ -297,7 +297,7 @@ def initial_network(seed):
 
 
 def flatten_parameters(model):
-    """Turn the parameters into views of one flat vector W (n,), encoder first, the gradients of G (n,); (W, G) (D8)."""
+    """Turn the parameters into views of one flat vector W (n,), encoder first, gradients into views of G: (W, G) (D8)."""
     parameters = list(model.parameters())
     W = nn.utils.parameters_to_vector(parameters).detach().clone()
     G = torch.zeros_like(W)
@@ -336,7 +336,7 @@ OTHER_DATA = "--data gratings needs no file, --data FOLDER takes train/<class>/*
 
 
 def load_data(data):
-    """The Images of cifar10, gratings, a folder with torchvision's cifar-10-batches-py, or one as in OTHER_DATA."""
+    """The Images of cifar10, gratings, or a folder: torchvision's cifar-10-batches-py in it, or as OTHER_DATA says."""
     if data == "gratings":
         return Images(*gratings(10_000, seed=1), *gratings(2_000, seed=2), "gratings")
     if data == "cifar10" or (Path(data) / "cifar-10-batches-py").is_dir():
@@ -484,7 +484,7 @@ def apply_augmentation(images, a):
     columns = torch.where(a.flip[:, None, None], columns.flip(1), columns)
     x = rows[:, None] @ (images / 255) @ columns[:, None].transpose(2, 3)
     order = torch.where(a.jitter[:, None], a.order, NOTHING)
-    hue_at = (a.order == HUE).int().argmax(dim=1)  # its place; no image is selected by value: a GPU would be waited for
+    hue_at = (a.order == HUE).int().argmax(dim=1)  # blends before it, hue once, blends after it: no selection by value
     for place in range(3):
         x = blend(x, torch.where(hue_at > place, order[:, place], NOTHING), a.factors)
     x = shift_hue(x, a.factors[:, HUE] * a.jitter)
@@ -588,7 +588,7 @@ def sghmc_sample(chain):
     """
     cfg, once, columns = chain.cfg, chain.cfg.batch_per == "sample", {}
     kicks = itertools.repeat(0) if once else itertools.count()
-    # of the first drift eps/M ((1 - alpha) Phi_0 - eps/2 g + N(0, 2 alpha M)), without eps/M: the std of the random terms
+    # the first drift is eps/M ((1 - alpha) Phi_0 - eps/2 g + N(0, 2 alpha M)): in brackets the random terms' std is
     noise = math.sqrt((1 - cfg.alpha) ** 2 * cfg.phi_std**2 + 2 * cfg.alpha * cfg.mass)
 
     def grad(X):
@@ -812,8 +812,8 @@ def evaluate(chain):
         row = row and row | batch_measures(chain)
     if row is None or not math.isfinite(row["energy"]):
         return None
-    weights = {"distance": rms(chain.W - chain.start), "weight_rms": rms(chain.W)} | chain.measures
-    row |= {name: x.item() for name, x in weights.items() if x is not None}
+    measures = chain.measures | {"distance": rms(chain.W - chain.start), "weight_rms": rms(chain.W)}
+    row |= {name: x.item() for name, x in measures.items() if x is not None}
     return row | {"step": chain.step, "grad_evals": chain.step * chain.gradients_per_step}
 
 
@@ -844,7 +844,7 @@ def default_folder(cfg):
         if value != f.default and f.name not in ("method", *NOT_IN_IDENTITY):
             if f.name in ("data", "init"):
                 value = "-".join(Path(value).parts[-2:]).removesuffix(".pt")
-            parts.append({True: name, False: f"no-{name}"}[value] if f.type is Switch else f"{name}-{value}")
+            parts.append(f"no-{name}" if value is False else f"{name}-{value}")  # switches are on by default
     return Path("runs") / re.sub(r"[^\w.+-]+", "-", "_".join(parts))
 
 
