@@ -297,7 +297,7 @@ def initial_network(seed):
 
 
 def flatten_parameters(model):
-    """Turn the parameters into views of one flat vector W (n,), encoder first, gradients into views of G: (W, G) (D8)."""
+    """Make the parameters views of one flat vector W (n,), encoder first, their gradients views of G: (W, G) (D8)."""
     parameters = list(model.parameters())
     W = nn.utils.parameters_to_vector(parameters).detach().clone()
     G = torch.zeros_like(W)
