@@ -80,14 +80,6 @@ def energy(p1, z1, p2, z2, stop_grad, similarity="abscos"):
 # ---------------------------------------------------------------------------------------------- sampler (Algorithm 1)
 
 
-def half_kick_std(M, B_hat, eps, alpha):
-    """sqrt of the noise variance 2 (C - B^) eps of one half-kick; C eps = alpha M. ValueError: M <= 0, B^ > C."""
-    C_eps, rounding = alpha * M, 1 + 4 * torch.finfo(M.dtype).eps
-    if not ((M > 0) & (M < math.inf)).all() or not (B_hat * eps <= C_eps * rounding).all():
-        raise ValueError("need 0 < mass < inf and B^ <= C = alpha M / eps: else 2 (C - B^) eps is no noise variance")
-    return (2 * (C_eps - B_hat * eps)).clamp_min(0).sqrt()
-
-
 def checked_rows(z, w, L):
     """The rows of z one by one; ValueError unless there are 2L+1 of w's shape, or 2L: the last one is never used."""
     count, wanted = 0, f"give 2L+1 = {2 * L + 1} rows of w's shape {tuple(w.shape)}"
@@ -118,7 +110,10 @@ def sghmc_step(w, z, grad, *, eps, L, alpha, mass=1.0, b_hat=0.0, reuse_grad=Fal
     if not (0 < eps < math.inf and L >= 1 and 0 <= alpha < 1):
         raise ValueError(f"need 0 < eps < inf, L >= 1 and 0 <= alpha < 1, got eps={eps}, L={L}, alpha={alpha}")
     M, B_hat = (torch.as_tensor(x, dtype=w.dtype) for x in (mass, b_hat))
-    noise_std = half_kick_std(M, B_hat, eps, alpha)
+    C_eps, rounding = alpha * M, 1 + 4 * torch.finfo(w.dtype).eps
+    if not ((M > 0) & (M < math.inf)).all() or not (B_hat * eps <= C_eps * rounding).all():
+        raise ValueError("need 0 < mass < inf and B^ <= C = alpha M / eps: else 2 (C - B^) eps is no noise variance")
+    noise_std = (2 * (C_eps - B_hat * eps)).clamp_min(0).sqrt()
     z = checked_rows(z, w, L)
 
     Phi = M.sqrt() * next(z)  # 1
