@@ -1,8 +1,8 @@
 """Does SimSiam need the stop-gradient, or does a sampler that explores the loss landscape avoid collapse too?
 
-A reference implementation of "Posterior Sampling on SimSiam" (de Mello, Zhang, Ribeiro, 2023), to be read from top to
-bottom; each section uses only those above it: energy (Equation 2) - sampler (Algorithm 1) - configuration -
-randomness - network (A.2) - data - augmentation - chains - k-NN and diagnostics - run folder - run - command line.
+A reference implementation of "Posterior Sampling on SimSiam" (de Mello, Zhang, Ribeiro, 2023); each section uses only
+those above it: energy (Equation 2) - sampler (Algorithm 1) - configuration and randomness - network (A.2) - data and
+augmentation - chains - k-NN and diagnostics - run - command line.
 
     python simsiam_sghmc.py --eps 1e-3 --L 3 --no-sg                     the paper's chain on CIFAR-10
     python simsiam_sghmc.py --method sgd --sg --similarity cos           the paper's standard SimSiam
@@ -29,10 +29,10 @@ import sys
 import threading
 import time
 import warnings
-from collections import OrderedDict
+from collections import OrderedDict, namedtuple
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -42,12 +42,9 @@ from torch import nn
 
 
 def unit_rows(x):
-    """Rows of x (B, d) divided by their Euclidean norms, in float32 or wider; an all-zero row stays zero.
-
-    Each row is scaled by its largest entry first, so that entries of 1e-20 or 1e20 neither vanish nor overflow when
-    squared. The scale cancels, hence it needs no gradient; a zero row is divided by infinity: value and gradient 0.
-    """
+    """Rows of x (B, d) divided by their Euclidean norms, in float32 or wider; a zero row gives 0, its gradient 0."""
     x = x.to(torch.promote_types(x.dtype, torch.float32))
+    # first by the largest entry, whose square must not vanish or overflow; this scale cancels: it needs no gradient
     largest = x.detach().abs().amax(dim=1, keepdim=True)
     x = x / torch.where(largest > 0, largest, math.inf)
     return nn.functional.normalize(x, dim=1)  # the norm is 0 or at least 1
@@ -83,15 +80,6 @@ def energy(p1, z1, p2, z2, stop_grad, similarity="abscos"):
 # ---------------------------------------------------------------------------------------------- sampler (Algorithm 1)
 
 
-def half_kick_std(M, B_hat, eps, alpha):
-    """sqrt of the noise variance 2 (C - B^) eps of one half-kick; C eps = alpha M. ValueError: M <= 0, B^ > C."""
-    C_eps = alpha * M
-    rounding = 4 * torch.finfo(M.dtype).eps * C_eps
-    if not ((M > 0) & (M < math.inf)).all() or not (B_hat * eps <= C_eps + rounding).all():
-        raise ValueError("need 0 < mass < inf and B^ <= C = alpha M / eps: else 2 (C - B^) eps is no noise variance")
-    return (2 * (C_eps - B_hat * eps)).clamp_min(0).sqrt()
-
-
 def checked_rows(z, w, L):
     """The rows of z one by one; ValueError unless there are 2L+1 of w's shape, or 2L: the last one is never used."""
     count, wanted = 0, f"give 2L+1 = {2 * L + 1} rows of w's shape {tuple(w.shape)}"
@@ -122,7 +110,10 @@ def sghmc_step(w, z, grad, *, eps, L, alpha, mass=1.0, b_hat=0.0, reuse_grad=Fal
     if not (0 < eps < math.inf and L >= 1 and 0 <= alpha < 1):
         raise ValueError(f"need 0 < eps < inf, L >= 1 and 0 <= alpha < 1, got eps={eps}, L={L}, alpha={alpha}")
     M, B_hat = (torch.as_tensor(x, dtype=w.dtype) for x in (mass, b_hat))
-    noise_std = half_kick_std(M, B_hat, eps, alpha)
+    C_eps, rounding = alpha * M, 1 + 4 * torch.finfo(w.dtype).eps
+    if not ((M > 0) & (M < math.inf)).all() or not (B_hat * eps <= C_eps * rounding).all():
+        raise ValueError("need 0 < mass < inf and B^ <= C = alpha M / eps: else 2 (C - B^) eps is no noise variance")
+    noise_std = (2 * (C_eps - B_hat * eps)).clamp_min(0).sqrt()
     z = checked_rows(z, w, L)
 
     Phi = M.sqrt() * next(z)  # 1
@@ -140,7 +131,7 @@ def sghmc_step(w, z, grad, *, eps, L, alpha, mass=1.0, b_hat=0.0, reuse_grad=Fal
     return X  # 6
 
 
-# ---------------------------------------------------------------------------------------------------- configuration
+# --------------------------------------------------------------------------------------- configuration and randomness
 
 
 class BadInput(Exception):
@@ -160,8 +151,6 @@ def bad_input(message):
     """Whatever fails inside is the user's to mend: BadInput with this message, "{}" in it replaced by the cause."""
     try:
         yield
-    except BadInput:
-        raise
     except Exception as error:  # of files, drivers and libraries: many types
         raise BadInput(message.replace("{}", one_line(error)[:200])) from None
 
@@ -251,17 +240,13 @@ def flag(name):
     return "--" + name.replace("_", "-")
 
 
-# --------------------------------------------------------------------------------------------------------- randomness
-
 PURPOSES = ("network", "minibatch", "augmentation", "noise", "epoch", "subset")
 
 
 def generator(seed, purpose, step=0, kick=0, device="cpu"):
-    """The torch.Generator of one draw, a function of (seed, step, purpose): no state to save, any step on its own.
-
-    torch's CPU generator keeps 32 bits of its seed, and among hashed seeds of 50,000 samples two would soon agree.
-    So only (seed, purpose, kick) are hashed; steps then follow at an odd distance and meet again after 2^32 of them.
-    """
+    """The torch.Generator of one draw, a function of (seed, step, purpose): no state to save, any step on its own."""
+    # torch's CPU generator keeps 32 bits of its seed, and among hashes of 50,000 steps two would soon agree: so steps
+    # are not hashed but follow at an odd distance, and meet again after 2^32 of them
     base = np.random.SeedSequence([seed, PURPOSES.index(purpose), kick]).generate_state(1, np.uint64)[0]
     return torch.Generator(device).manual_seed((int(base) + step * 0x9E3779B97F4A7C15) % 2**64)
 
@@ -276,15 +261,6 @@ def normals(seed, step, n, rows, device="cpu"):
 # ------------------------------------------------------------------------------------------------------ network (A.2)
 
 
-def double_conv(inputs, middle, outputs):
-    """Two 3x3 convolutions with ReLU, 2x2 max-pooling, BatchNorm: the block that A.2 repeats three times."""
-    return [
-        nn.Conv2d(inputs, middle, 3, padding=1), nn.ReLU(),
-        nn.Conv2d(middle, outputs, 3, padding=1), nn.ReLU(),
-        nn.MaxPool2d(2), nn.BatchNorm2d(outputs),
-    ]  # fmt: skip
-
-
 class SimSiam(nn.Module):
     """Encoder + projector (1,651,392 parameters: trunk and head) and predictor (16,704) of A.2.
 
@@ -293,8 +269,12 @@ class SimSiam(nn.Module):
 
     def __init__(self):
         super().__init__()
-        blocks = double_conv(3, 32, 64) + double_conv(64, 128, 128) + double_conv(128, 256, 256)
-        trunk = nn.Sequential(*blocks, nn.Flatten())  # (B, 4096)
+        trunk = nn.Sequential()
+        for inputs, middle, outputs in ((3, 32, 64), (64, 128, 128), (128, 256, 256)):
+            trunk.extend([nn.Conv2d(inputs, middle, 3, padding=1), nn.ReLU()])
+            trunk.extend([nn.Conv2d(middle, outputs, 3, padding=1), nn.ReLU()])
+            trunk.extend([nn.MaxPool2d(2), nn.BatchNorm2d(outputs)])
+        trunk.append(nn.Flatten())  # (B, 4096)
         head = nn.Sequential(nn.Linear(4096, 128), nn.ReLU())  # (B, 128): z >= 0
         self.encoder = nn.Sequential(OrderedDict(trunk=trunk, head=head))
         self.predictor = nn.Sequential(nn.Linear(128, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 128))
@@ -312,16 +292,13 @@ def initial_network(seed):
 
 
 def flatten_parameters(model):
-    """Turn the parameters into views of one flat vector W (n,), encoder first; returns (W, G), G the gradients' views.
-
-    The sampler then sees one vector (D8), and backward() adds the gradient into G without a copy.
-    """
+    """Make the parameters views of one flat vector W (n,), encoder first, their gradients views of G: (W, G) (D8)."""
     parameters = list(model.parameters())
     W = nn.utils.parameters_to_vector(parameters).detach().clone()
     G = torch.zeros_like(W)
     nn.utils.vector_to_parameters(W, parameters)
     for p, g in zip(parameters, G.split([p.numel() for p in parameters]), strict=True):
-        p.grad = g.view_as(p)
+        p.grad = g.view_as(p)  # backward() adds to it in place
     return W, G
 
 
@@ -344,28 +321,17 @@ def read_checkpoint(path):
     return saved
 
 
-# --------------------------------------------------------------------------------------------------------------- data
+# ---------------------------------------------------------------------------------------------- data and augmentation
 
 
-class Images(NamedTuple):
-    """Images as uint8 (N, 3, 32, 32), labels (N,) int64; `source` names the training images in config.json."""
-
-    train: torch.Tensor
-    train_labels: torch.Tensor
-    test: torch.Tensor
-    test_labels: torch.Tensor
-    source: str
-
+# Images as uint8 (N, 3, 32, 32), labels (N,) int64; `source` names the training images in config.json.
+Images = namedtuple("Images", "train train_labels test test_labels source")
 
 OTHER_DATA = "--data gratings needs no file, --data FOLDER takes train/<class>/* and test/<class>/* images"
 
 
 def load_data(data):
-    """The Images that --data names; BadInput says which file cannot be used.
-
-    data: cifar10 (downloaded to data/), gratings, a folder that holds torchvision's cifar-10-batches-py, or one of
-    train/<class>/* and test/<class>/* images.
-    """
+    """The Images of cifar10, gratings, or a folder: torchvision's cifar-10-batches-py in it, or as OTHER_DATA says."""
     if data == "gratings":
         return Images(*gratings(10_000, seed=1), *gratings(2_000, seed=2), "gratings")
     if data == "cifar10" or (Path(data) / "cifar-10-batches-py").is_dir():
@@ -381,20 +347,19 @@ def cifar10(folder, train):
     """CIFAR-10 by torchvision, downloaded and checked on first use: (images, labels)."""
     from torchvision.datasets import CIFAR10  # here, for it takes as long to import as torch itself
 
-    dataset = functools.partial(CIFAR10, folder, train)
     with bad_input(f"cannot get CIFAR-10 into {folder}/ ({{}}); {OTHER_DATA}"):
         try:
-            part = dataset()
+            part = CIFAR10(folder, train)
         except RuntimeError:  # not there or not whole
             folder.mkdir(parents=True, exist_ok=True)
             with open(folder / ".lock", "a") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)  # of the runs that begin together one downloads, the others wait
-                part = dataset(download=True)
+                part = CIFAR10(folder, train, download=True)
     return torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets)
 
 
 def image_folder(root):
-    """Images of root/<class>/*, resized to 32x32 where they are not: (images, labels, class names)."""
+    """Images of root/<class>/*, resized to 32x32: (images, labels, class names)."""
     from torchvision.datasets import ImageFolder
 
     if not root.is_dir():
@@ -404,17 +369,12 @@ def image_folder(root):
     images = np.empty((len(part), 32, 32, 3), np.uint8)
     for image, (path, _) in zip(images, part.samples, strict=True):
         with bad_input(f"--data: cannot read the image {path} ({{}}); mend or remove it"):
-            picture = part.loader(path)
-            image[:] = picture if picture.size == (32, 32) else picture.resize((32, 32))
+            image[:] = part.loader(path).resize((32, 32))
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets), part.classes
 
 
 def gratings(count, seed):
-    """Ten classes of coloured sinusoidal gratings (not in the paper): (images uint8 (N, 3, 32, 32), labels (N,)).
-
-    The class sets orientation, frequency and a pair of colours; the instance sets the phase, a jitter of all three,
-    two small coloured blobs and pixel noise. The noise keeps an untrained network well below what training reaches.
-    """
+    """Ten classes of coloured sinusoidal gratings (not in the paper): (images uint8 (N, 3, 32, 32), labels (N,))."""
     rng = np.random.default_rng(seed)
     labels = np.arange(count) % 10
     column = (count, 1, 1)
@@ -425,18 +385,16 @@ def gratings(count, seed):
     pairs = np.random.default_rng(0).uniform(0.3, 0.7, (10, 2, 3))
     low, high = (pairs[labels] + rng.normal(0, 0.03, (count, 2, 3))).transpose(1, 0, 2)[..., None, None]
     images = low + (high - low) * (0.5 + 0.5 * wave[:, None])
-    for _ in range(2):
+    for _ in range(2):  # blobs of any colour
         cy, cx, radius = rng.uniform(-1, 1, column), rng.uniform(-1, 1, column), rng.uniform(0.1, 0.2, column)
         blob = np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / radius**2)[:, None]
         images += blob * (rng.uniform(0, 1, (count, 3, 1, 1)) - images)
-    images += rng.normal(0, 0.4, images.shape)
+    images += rng.normal(0, 0.4, images.shape)  # keeps an untrained network well below what training reaches
     return torch.from_numpy((255 * images.clip(0, 1)).astype(np.uint8)), torch.from_numpy(labels)
 
 
-# ------------------------------------------------------------------------------------------------------- augmentation
-
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10 (D12)
-GREY = (0.2989, 0.587, 0.114)
+
 BRIGHTNESS, CONTRAST, SATURATION, HUE, NOTHING = range(5)
 
 
@@ -450,33 +408,20 @@ def normalise(images):
     """uint8 or [0, 1] float images (N, 3, 32, 32) -> float32 with CIFAR-10's mean and std, channels last for speed."""
     images = images / 255 if images.dtype == torch.uint8 else images
     mean, std = (constant(values, images.device).view(1, 3, 1, 1) for values in (MEAN, STD))
-    images = (images - mean) / std
-    return images.contiguous(memory_format=torch.channels_last)
+    return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
-class Augmentation(NamedTuple):
-    """Parameters of one random view for each of n images; all (n,), order (n, 4)."""
-
-    top: torch.Tensor
-    left: torch.Tensor
-    height: torch.Tensor
-    width: torch.Tensor
-    flip: torch.Tensor
-    order: torch.Tensor  # the four jitters in the order in which this image gets them
-    factors: torch.Tensor  # (n, 4), by jitter: brightness, contrast, saturation, hue
-    jitter: torch.Tensor
-    grey: torch.Tensor
+# One random view for each of n images, all (n,) but two (n, 4): `order` of the four jitters, and `factors`, by jitter.
+Augmentation = namedtuple("Augmentation", "top left height width flip order factors jitter grey")
 
 
 def draw_augmentation(n, g, size=32):
-    """Draw n views as SimSiam's CIFAR recipe does, by torchvision's own rules (Section 3, D12).
-
-    RandomResizedCrop(scale (0.2, 1), ratio (3/4, 4/3)): ten tries, the first box that fits, else the whole image.
-    """
-    device = g.device
+    """Draw n views as SimSiam's CIFAR recipe does, by torchvision's own rules (Section 3, D12)."""
 
     def uniform(low, high, *shape):
-        return low + (high - low) * torch.rand(n, *shape, generator=g, device=device)
+        return low + (high - low) * torch.rand(n, *shape, generator=g, device=g.device)
+
+    # RandomResizedCrop(scale (0.2, 1), ratio (3/4, 4/3)): ten tries, the first box that fits, else the whole image
 
     area = size * size * uniform(0.2, 1, 10)
     ratio = torch.exp(uniform(math.log(3 / 4), math.log(4 / 3), 10))
@@ -488,26 +433,22 @@ def draw_augmentation(n, g, size=32):
     left = (uniform(0, 1) * (size - width + 1)).floor()
     flip = uniform(0, 1) < 0.5
     order = uniform(0, 1, 4).argsort(dim=1)
-    strength = constant((0.4, 0.4, 0.4, 0.1), device)
-    factors = constant((1.0, 1.0, 1.0, 0.0), device) + strength * uniform(-1, 1, 4)
+    strength = constant((0.4, 0.4, 0.4, 0.1), g.device)
+    factors = constant((1.0, 1.0, 1.0, 0.0), g.device) + strength * uniform(-1, 1, 4)
     return Augmentation(top, left, height, width, flip, order, factors, uniform(0, 1) < 0.8, uniform(0, 1) < 0.2)
 
 
 def interpolation(start, length, size=32):
-    """Matrices (n, size, size) that resize `length` pixels from `start` on to `size` pixels, bilinearly.
-
-    Output o reads at clamp((o + 0.5) length/size - 0.5, 0, length - 1) + start, between two neighbours inside the
-    crop, as torchvision does; sampling the whole image on a grid would read across the crop's edge.
-    """
+    """Matrices (n, size, size) that resize `length` pixels from `start` on to `size` pixels, bilinearly."""
     pixel = torch.arange(size, device=start.device)
     at = (pixel + 0.5) * (length / size)[:, None] - 0.5
-    at = at.clamp_min(0).minimum(length[:, None] - 1) + start[:, None]
+    at = at.clamp_min(0).minimum(length[:, None] - 1) + start[:, None]  # never across the edge of the crop
     return (1 - (at[:, :, None] - pixel).abs()).clamp_min(0)
 
 
 def grey_scale(x):
     r, g, b = x.unbind(dim=1)
-    return (GREY[0] * r + GREY[1] * g + GREY[2] * b)[:, None]  # (n, 1, 32, 32)
+    return (0.2989 * r + 0.587 * g + 0.114 * b)[:, None]  # (n, 1, 32, 32)
 
 
 def blend(x, kind, factors):
@@ -533,23 +474,18 @@ def shift_hue(x, shift):
 
 
 def apply_augmentation(images, a):
-    """The views (n, 3, 32, 32), float32 and normalised, of uint8 images (n, 3, 32, 32) under parameters `a`.
-
-    Hue comes once per image, at a place of its own among the four jitters: the blends before it are done, then hue,
-    then the blends after it. So it is computed once, and no image is selected by value (which would wait on a GPU).
-    """
+    """The views (n, 3, 32, 32), float32 and normalised, of uint8 images (n, 3, 32, 32) under parameters `a`."""
     rows, columns = interpolation(a.top, a.height), interpolation(a.left, a.width)
     columns = torch.where(a.flip[:, None, None], columns.flip(1), columns)
     x = rows[:, None] @ (images / 255) @ columns[:, None].transpose(2, 3)
     order = torch.where(a.jitter[:, None], a.order, NOTHING)
-    hue_at = (a.order == HUE).int().argmax(dim=1)
+    hue_at = (a.order == HUE).int().argmax(dim=1)  # blends before it, hue once, blends after it: no selection by value
     for place in range(3):
         x = blend(x, torch.where(hue_at > place, order[:, place], NOTHING), a.factors)
     x = shift_hue(x, a.factors[:, HUE] * a.jitter)
     for place in range(1, 4):
         x = blend(x, torch.where(hue_at < place, order[:, place], NOTHING), a.factors)
-    x = torch.where(a.grey[:, None, None, None], grey_scale(x), x)
-    return normalise(x)
+    return normalise(torch.where(a.grey[:, None, None, None], grey_scale(x), x))
 
 
 # ------------------------------------------------------------------------------------------------------------- chains
@@ -560,10 +496,9 @@ def rms(x):
 
 
 class Chain:
-    """The state of a run: network, its flat W (n,) and G (n,), images on the device, steps done."""
+    """The state of a run: network, flat W (n,) and G (n,), images on the device, steps done; `init`: a checkpoint."""
 
     def __init__(self, cfg, data, init, device):
-        """`init`: the dictionary of a checkpoint to start from, or None for a random network."""
         self.cfg, self.device, self.step = cfg, device, 0
         self.model = initial_network(cfg.seed).to(device)
         self.data = Images(*(x.to(device) for x in data[:4]), data.source)
@@ -596,14 +531,13 @@ class Chain:
 
     def views(self, step, kick=0):
         """Two augmented views of a minibatch, each (B, 3, 32, 32): a function of (seed, step, kick) alone (D17)."""
-        cfg, n, B, place = self.cfg, len(self.data.train), self.cfg.batch_size, 0
+        cfg, B, draw, place = self.cfg, self.cfg.batch_size, ("minibatch", step, kick), 0
         if cfg.method == "sgd":  # shuffled epochs
             epoch, place = divmod(step, self.per_epoch)
-            g = generator(cfg.seed, "epoch", epoch, device=self.device)
-        else:
-            g = generator(cfg.seed, "minibatch", step, kick, self.device)
-        chosen = torch.randperm(n, generator=g, device=self.device)[place * B : (place + 1) * B]
-        images = self.data.train[chosen]
+            draw = ("epoch", epoch)
+        g = generator(cfg.seed, *draw, device=self.device)
+        shuffled = torch.randperm(len(self.data.train), generator=g, device=self.device)
+        images = self.data.train[shuffled[place * B : (place + 1) * B]]
         g = generator(cfg.seed, "augmentation", step, kick, self.device)
         return tuple(apply_augmentation(images, draw_augmentation(B, g)) for _ in range(2))
 
@@ -642,74 +576,44 @@ class Chain:
             self.finite &= x.isfinite().all()
 
 
-def posterior_gradient(chain, X, kick):
-    """(U, g) at X on the minibatch of this half-kick: g the gradient of s U + |W|^2 / (2 prior_std^2), s the scale.
-
-    With s = 0 nothing is computed: U is None.
-    """
-    cfg, U, g = chain.cfg, None, 0.0
-    chain.W.copy_(X)
-    if cfg.energy_scale > 0:
-        U = chain.gradient(*chain.encode(*chain.views(chain.step, kick)))
-        g = chain.G if cfg.energy_scale == 1 else cfg.energy_scale * chain.G
-    if cfg.prior_std:
-        g = g + X / cfg.prior_std**2
-    return U, g
-
-
 def sghmc_sample(chain):
-    """W_t -> W_{t+1} by one sghmc_step on minibatch energies: (U at W_t, the columns measured on the way).
+    """W_t -> W_{t+1} by one sghmc_step on s U + |W|^2 / (2 prior_std^2), s the energy scale: (U at W_t, its columns).
 
-    2L-1 gradients, or L with one minibatch per sample (D3).
+    U is of minibatches: 2L-1 gradients, or L with one minibatch per sample (D3); none with s = 0, then U is None.
     """
-    cfg, seen, once = chain.cfg, SampleMeasures(chain), chain.cfg.batch_per == "sample"
+    cfg, once, columns = chain.cfg, chain.cfg.batch_per == "sample", {}
+    kicks = itertools.repeat(0) if once else itertools.count()
+    # the first drift is eps/M ((1 - alpha) Phi_0 - eps/2 g + N(0, 2 alpha M)): in brackets the random terms' std is
+    noise = math.sqrt((1 - cfg.alpha) ** 2 * cfg.phi_std**2 + 2 * cfg.alpha * cfg.mass)
 
     def grad(X):
-        U, g = posterior_gradient(chain, X, kick=0 if once else seen.calls)
-        seen.gradient(X, U, g)
+        U, g = None, 0.0
+        chain.W.copy_(X)
+        if cfg.energy_scale > 0:
+            U = chain.gradient(*chain.encode(*chain.views(chain.step, next(kicks))))
+            g = chain.G if cfg.energy_scale == 1 else cfg.energy_scale * chain.G
+        if cfg.prior_std:
+            g = g + X / cfg.prior_std**2
+        if not columns:  # of the first gradient: the next one overwrites G
+            columns["U"], columns["grad_norm"] = U, None if U is None else chain.G.norm()
+            columns["drift_to_noise"] = cfg.eps / 2 * rms(torch.as_tensor(g)) / noise
         return g
 
     z = normals(cfg.seed, chain.step, len(chain.W), 2 * cfg.L, chain.device)
     z = itertools.chain([cfg.phi_std / math.sqrt(cfg.mass) * next(z)], z)  # sghmc_step multiplies it by sqrt(M) (D6)
     W = sghmc_step(chain.W.clone(), z, grad, eps=cfg.eps, L=cfg.L, alpha=cfg.alpha, mass=cfg.mass, reuse_grad=once)
+    Phi = cfg.mass * (W - chain.W) / cfg.eps  # the momentum of the last drift, which began at the last gradient
     chain.W.copy_(W)
-    return seen.U, seen.columns(W)
-
-
-class SampleMeasures:
-    """What the tables want to know of one sample; it looks at the gradients that pass and changes nothing."""
-
-    def __init__(self, chain):
-        self.chain, self.calls = chain, 0
-
-    def gradient(self, X, U, g):
-        """Note a gradient g that was asked at X."""
-        if self.calls == 0:
-            self.U, self.force = U, rms(torch.as_tensor(g))
-            self.grad_norm = None if U is None else self.chain.G.norm()
-        self.X, self.calls = X, self.calls + 1
-
-    def columns(self, W):
-        """grad_norm, kinetic_temperature and drift_to_noise of the sample that ended in W."""
-        cfg = self.chain.cfg
-        Phi = cfg.mass * (W - self.X) / cfg.eps  # after the last computed half-kick: the last drift shows it
-        # the first drift is eps/M ((1 - alpha) Phi_0 - eps/2 g + N(0, 2 alpha M)): its second term over the random ones
-        noise = math.sqrt((1 - cfg.alpha) ** 2 * cfg.phi_std**2 + 2 * cfg.alpha * cfg.mass)
-        return {
-            "grad_norm": self.grad_norm,
-            "kinetic_temperature": (Phi.square() / cfg.mass).mean(),
-            "drift_to_noise": cfg.eps / 2 * self.force / noise,
-        }
+    columns["kinetic_temperature"] = (Phi.square() / cfg.mass).mean()
+    return columns.pop("U"), columns
 
 
 def learning_rate(cfg, epoch):
     """Learning rate of SGD in an epoch (from 0): linear warm-up per epoch, then cosine per epoch to 0 (D10)."""
     if epoch < cfg.warmup_epochs:
         return cfg.lr * (epoch + 1) / cfg.warmup_epochs
-    if not cfg.cosine:
-        return cfg.lr
     done = (epoch - cfg.warmup_epochs) / (cfg.epochs - cfg.warmup_epochs)
-    return cfg.lr * (1 + math.cos(math.pi * done)) / 2
+    return cfg.lr * (1 + math.cos(math.pi * done)) / 2 if cfg.cosine else cfg.lr
 
 
 def sgd_optimisers(chain):
@@ -726,11 +630,8 @@ def sgd_optimisers(chain):
 
 
 def sgd_update(chain):
-    """One update of encoder and predictor by SGD (A.5), after predictor_steps - 1 updates of the predictor alone.
-
-    The Note's bound is tighter the better the predictor is, so it moves first, on the same encodings. Those partial
-    gradients stop at z and cost next to nothing: grad_evals counts whole ones. Returns (U, measured columns).
-    """
+    """One update of encoder and predictor by SGD (A.5): (U, its columns). Before it come predictor_steps - 1 updates
+    of the predictor alone, on the same encodings (Note); their gradients stop at z: grad_evals does not count them."""
     cfg, (encoder, predictor) = chain.cfg, chain.optimisers
     lr = learning_rate(cfg, chain.step // chain.per_epoch)
     encoder.param_groups[0]["lr"], predictor.param_groups[0]["lr"] = lr, lr * cfg.predictor_lr_mult
@@ -775,9 +676,8 @@ def recalibrate(model, images):
 def load_model(path, recalibrate_on=None):
     """The SimSiam network of a checkpoint or sample, in evaluation mode: normalise(uint8 images) -> (p, z).
 
-    The chain's running BatchNorm statistics lag behind its moving weights. `recalibrate_on`, training images as uint8
-    (N, 3, 32, 32), replaces them by those of these weights, as `--bn recalibrated` evaluates (D7). BadInput: no file
-    of this program.
+    recalibrate_on: training images, uint8 (N, 3, 32, 32), to estimate the BatchNorm statistics from, as
+    `--bn recalibrated` does (D7); without, they are the chain's, which lag behind W. BadInput: no such file.
     """
     model, saved = initial_network(0), read_checkpoint(path)
     nn.utils.vector_to_parameters(saved["weights"], model.parameters())
@@ -831,13 +731,11 @@ def information(p1, z1, p2, z2, similarity):
     """(mi, entropy, entropy_z) of the Note on a batch of B pairs, both directions averaged; mi <= log B.
 
     NLL = -mean_i log q_ii,  entropy = -mean_j log mean_i q_ij,  mi = entropy - NLL (information over images, D19).
-    entropy is H(z) plus the divergence of z from the mixture of the predictions, so it falls when the predictor alone
-    learns. entropy_z estimates H(z) without it: the same kernel on the encodings, each by all others,
-    -mean_j log mean_{i != j} Q(z_j; z_i) (not in the Note).
+    entropy falls also when the predictor alone learns. entropy_z, not in the Note, does without it: the same kernel on
+    the encodings, each by all others, -mean_j log mean_{i != j} Q(z_j; z_i).
     """
 
     def direction(p, z):
-        """(mi, entropy, entropy_z) of the targets z under the predictions p."""
         log_q, log_k = log_likelihood(p, z, similarity), log_likelihood(z, z, similarity).fill_diagonal_(-math.inf)
         entropy = -(log_q.logsumexp(dim=0) - math.log(len(log_q))).mean()
         entropy_z = -(log_k.logsumexp(dim=0) - math.log(len(log_k) - 1)).mean()
@@ -847,11 +745,8 @@ def information(p1, z1, p2, z2, similarity):
 
 
 def centering(chain, z1, z2):
-    """The columns o_z and centering: does the loss as it is draw the encodings to their centre (Zhang et al. 2022)?
-
-    o_z is the mean of the unit rows Z, both views; the column is its norm. centering is the mean over the rows of the
-    cosine between -dU/dz_a and o_z: positive towards the centre, negative away from it ("de-centering").
-    """
+    """The columns o_z, norm of the mean o_z of the unit rows Z of both views, and centering, the mean over the rows of
+    cos(-dU/dz_a, o_z): positive if U draws the encodings to their centre (Zhang et al. 2022)."""
     z1, z2 = z1.detach().requires_grad_(), z2.detach().requires_grad_()
     with torch.enable_grad():
         g1, g2 = torch.autograd.grad(energy(*chain.predict(z1, z2), chain.cfg.sg, chain.cfg.similarity), (z1, z2))
@@ -865,15 +760,13 @@ def batch_measures(chain):
     similarity = chain.cfg.similarity
     p1, z1, p2, z2 = (x.float() for x in chain.predict(*chain.encode(*chain.last_views())))
     s12, s21 = cosines(p1, z1, p2, z2)
-    mi, entropy, entropy_z = information(p1, z1, p2, z2, similarity)
-    return {
+    row = dict(zip(("mi", "entropy", "entropy_z"), information(p1, z1, p2, z2, similarity), strict=True))
+    row |= {
         "energy": energy(p1, z1, p2, z2, False, similarity).item(),
         "loss": -((s12 + s21) / 2).mean().item(),
         "negative_cos": (torch.cat([s12, s21]) < 0).float().mean().item(),
-        "mi": mi,
-        "entropy": entropy,
-        "entropy_z": entropy_z,
-    } | centering(chain, z1, z2)
+    }
+    return row | centering(chain, z1, z2)
 
 
 def fixed_subset(images, labels, count, kick):
@@ -914,12 +807,12 @@ def evaluate(chain):
         row = row and row | batch_measures(chain)
     if row is None or not math.isfinite(row["energy"]):
         return None
-    row |= {"step": chain.step, "grad_evals": chain.step * chain.gradients_per_step}
-    row |= {"distance": rms(chain.W - chain.start).item(), "weight_rms": rms(chain.W).item()}
-    return row | {name: x.item() for name, x in chain.measures.items() if x is not None}
+    measures = chain.measures | {"distance": rms(chain.W - chain.start), "weight_rms": rms(chain.W)}
+    row |= {name: x.item() for name, x in measures.items() if x is not None}
+    return row | {"step": chain.step, "grad_evals": chain.step * chain.gradients_per_step}
 
 
-# ------------------------------------------------------------------------------------------------------ the run folder
+# ---------------------------------------------------------------------------------------------------------------- run
 
 METRICS = (
     "step grad_evals energy loss negative_cos knn knn_centered center z_std effective_rank dead_samples mi entropy "
@@ -927,6 +820,7 @@ METRICS = (
     "seconds"
 ).split()
 VERSION = 3  # of config.json and checkpoint.pt
+CHECKPOINT_SECONDS = 60  # between checkpoints at most; evaluations, signals and the end save, too
 NOT_IN_IDENTITY = ("samples", "updates", "eval_every", "keep_every", "device", "out")  # length, watching and places
 
 
@@ -945,7 +839,7 @@ def default_folder(cfg):
         if value != f.default and f.name not in ("method", *NOT_IN_IDENTITY):
             if f.name in ("data", "init"):
                 value = "-".join(Path(value).parts[-2:]).removesuffix(".pt")
-            parts.append({True: name, False: f"no-{name}"}[value] if f.type is Switch else f"{name}-{value}")
+            parts.append(f"no-{name}" if value is False else f"{name}-{value}")  # switches are on by default
     return Path("runs") / re.sub(r"[^\w.+-]+", "-", "_".join(parts))
 
 
@@ -971,20 +865,15 @@ def write_tensors(path, content):
 
 
 def tables(rows, energies, gradients_per_step):
-    """{file name: bytes} of the tables of a run: metrics.csv, a row per evaluation, and energy.csv, one per step.
+    """{file name: bytes} of metrics.csv, a row per evaluation, and energy.csv, one per step; None is an empty cell."""
 
-    None is an empty cell; 9 digits tell any two float32 numbers apart.
-    """
-    per_step = [(t, t * gradients_per_step, U) for t, U in enumerate(energies)]
-    lines = {
-        "metrics.csv": [METRICS, *([row.get(name) for name in METRICS] for row in rows)],
-        "energy.csv": [("step", "grad_evals", "energy"), *per_step],
-    }
+    def line(cells):  # 9 digits tell any two float32 numbers apart
+        return ",".join("" if v is None else f"{v:.9g}" if isinstance(v, float) else str(v) for v in cells) + "\n"
 
-    def cell(v):
-        return "" if v is None else f"{v:.9g}" if isinstance(v, float) else str(v)
-
-    return {name: "".join(",".join(map(cell, line)) + "\n" for line in table).encode() for name, table in lines.items()}
+    evaluations = [[row.get(name) for name in METRICS] for row in rows]
+    steps = [(t, t * gradients_per_step, U) for t, U in enumerate(energies)]
+    content = {"metrics.csv": [METRICS, *evaluations], "energy.csv": [("step", "grad_evals", "energy"), *steps]}
+    return {name: "".join(map(line, table)).encode() for name, table in content.items()}
 
 
 def locked(path):
@@ -1000,17 +889,16 @@ def locked(path):
 def saved_run(path, mine, gradients_per_step):
     """The checkpoint of the folder to go on from, None if nothing was saved yet; BadInput unless all in it fits.
 
-    Each save writes the tables before the checkpoint, and the first checkpoint comes before the first row. So a kill
-    leaves tables that begin with what the checkpoint holds; the rows behind it are computed again. Any other table was
-    changed by somebody, or has lost its checkpoint.
+    A save writes the tables before the checkpoint, the first one before the first row. So a kill leaves tables that
+    begin with what the checkpoint holds, and the rows behind it are computed again. Any others were changed or lost.
     """
-    config, checkpoint = path / "config.json", path / "checkpoint.pt"
-    with bad_input(f"{config} cannot be read ({{}}); put it back or choose another --out"):
-        theirs = dict(json.loads(config.read_text())["identity"]) if config.exists() else None
-    results = ("checkpoint.pt", "metrics.csv", "energy.csv", "samples")
-    if theirs is None and any((path / name).exists() for name in results):
-        raise BadInput(f"--out {path} holds results but no config.json; put it back or choose another folder")
-    theirs = mine if theirs is None else theirs
+    config, checkpoint, remedy = path / "config.json", path / "checkpoint.pt", "put it back or choose another --out"
+    if not config.exists():
+        if any((path / name).exists() for name in ("checkpoint.pt", "metrics.csv", "energy.csv", "samples")):
+            raise BadInput(f"--out {path} holds results but no config.json; {remedy}")
+        return None
+    with bad_input(f"{config} cannot be read ({{}}); {remedy}"):
+        theirs = dict(json.loads(config.read_text())["identity"])
     differing = [f"{k} (there {theirs.get(k)}, here {v})" for k, v in mine.items() if theirs.get(k) != v]
     if differing:
         raise BadInput(f"--out {path} holds another chain: {', '.join(differing)}; choose another folder")
@@ -1019,7 +907,7 @@ def saved_run(path, mine, gradients_per_step):
         raise BadInput(f"{checkpoint} is of another chain than config.json beside it; put the right one back")
     begin = tables(*((saved["rows"], saved["energies"]) if saved else ([], [])), gradients_per_step)
     for name, content in begin.items():
-        with bad_input(f"{path / name} cannot be read ({{}}); put it back or choose another --out"):
+        with bad_input(f"{path / name} cannot be read ({{}}); {remedy}"):
             there = (path / name).read_bytes() if (path / name).exists() else b"" if saved else content
         if not there.startswith(content) or (not saved and there != content):
             why = "lacks or changes rows of" if saved else "holds rows, but there is no"
@@ -1027,19 +915,11 @@ def saved_run(path, mine, gradients_per_step):
     return saved
 
 
-# ---------------------------------------------------------------------------------------------------------------- run
-
-CHECKPOINT_SECONDS = 60  # between checkpoints at most; evaluations, signals and the end save, too
-
-
 class Run:
     """A chain in its folder: the one loop of both methods, with tables, checkpoints and signals."""
 
     def __init__(self, cfg, signals):
-        """Read and check everything first: bad input must not change a file.
-
-        `signals` fills with the signals received; the first one asks to save and stop.
-        """
+        """Read and check everything first: bad input must not change a file. `signals` fills with those received."""
         self.cfg, self.signals, self.terminal = cfg, signals, sys.stdout is not None and sys.stdout.isatty()
         device = pick_device(cfg.device)
         init = read_checkpoint(cfg.init) if cfg.init else None
@@ -1100,16 +980,13 @@ class Run:
     def check_finite(self, finite=True):
         """RunStopped if U, W or statistics were not finite since the last save: nothing bad is saved."""
         if not (finite and self.chain.finite):
-            remedy = "--eps (leapfrog is stable for eps < 2 sqrt(M / k), k the largest curvature of the energy)"
-            raise RunStopped(
-                f"energy, weights or features are not finite at step {self.chain.step}; the last good state is "
-                f"{self.path}/checkpoint.pt; try a smaller {'--lr' if self.cfg.method == 'sgd' else remedy}",
-                3,
-            )
+            text = f"energy, weights or features are not finite at step {self.chain.step}; the last good state is "
+            text += f"{self.path}/checkpoint.pt; try a smaller "
+            eps = "--eps (leapfrog is stable for eps < 2 sqrt(M / k), k the largest curvature of the energy)"
+            raise RunStopped(text + ("--lr" if self.cfg.method == "sgd" else eps), 3)
 
     def evaluate(self):
         """Add the row of metrics.csv for W as it is now, and save."""
-        self.check_finite()
         row = evaluate(self.chain)
         self.check_finite(row is not None)
         self.rows.append(row | {"seconds": time.monotonic() - self.began})
@@ -1170,13 +1047,11 @@ def check_sizes(cfg, data):
 def summary(rows, tests):
     """The verdict, from the first and the last row of metrics.csv; k-NN was taken on this many test images."""
     start, end, last = rows[0]["knn"], rows[-1]["knn"], rows[-1]
-    text = f"done: collapsed: {last['collapsed']} (centre ratio {last['center']:.4f}), at chance: {last['at_chance']}, "
-    text += f"k-NN {start:.2%} at the start, {end:.2%} at step {last['step']:,} "
+    text = "done: collapsed: {collapsed} (centre ratio {center:.4f}), at chance: {at_chance}, k-NN ".format(**last)
+    text += f"{start:.2%} at the start, {end:.2%} at step {last['step']:,} "
     text += f"(standard error {math.sqrt(end * (1 - end) / tests):.2%})"
-    if "drift_to_noise" in last:
-        text += "\nin the first drift of the last sample the gradient's part was "
-        text += f"{last['drift_to_noise']:.1g} of the noise's"
-    return text
+    ratio = "\nin the first drift of the last sample the gradient's part was {drift_to_noise:.1g} of the noise's"
+    return text + (ratio.format(**last) if "drift_to_noise" in last else "")
 
 
 # ------------------------------------------------------------------------------------------------------- command line
