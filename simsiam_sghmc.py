@@ -576,36 +576,64 @@ class Chain:
             self.finite &= x.isfinite().all()
 
 
-def sghmc_sample(chain):
-    """W_t -> W_{t+1} by one sghmc_step on s U + |W|^2 / (2 prior_std^2), s the energy scale: (U at W_t, its columns).
+def posterior_gradient(chain, X, kick):
+    """(U, g) at X on the minibatch of this half-kick: g the gradient of s U + |W|^2 / (2 prior_std^2), s the scale.
 
-    U is of minibatches: 2L-1 gradients, or L with one minibatch per sample (D3); none with s = 0, then U is None.
+    With s = 0 nothing is computed: U is None.
     """
-    cfg, once, columns = chain.cfg, chain.cfg.batch_per == "sample", {}
-    kicks = itertools.repeat(0) if once else itertools.count()
-    # the first drift is eps/M ((1 - alpha) Phi_0 - eps/2 g + N(0, 2 alpha M)): in brackets the random terms' std is
-    noise = math.sqrt((1 - cfg.alpha) ** 2 * cfg.phi_std**2 + 2 * cfg.alpha * cfg.mass)
+    cfg, U, g = chain.cfg, None, 0.0
+    chain.W.copy_(X)
+    if cfg.energy_scale > 0:
+        U = chain.gradient(*chain.encode(*chain.views(chain.step, kick)))
+        g = chain.G if cfg.energy_scale == 1 else cfg.energy_scale * chain.G
+    if cfg.prior_std:
+        g = g + X / cfg.prior_std**2
+    return U, g
+
+
+def sghmc_sample(chain):
+    """W_t -> W_{t+1} by one sghmc_step on minibatch energies: (U at W_t, the columns measured on the way).
+
+    2L-1 gradients, or L with one minibatch per sample (D3).
+    """
+    cfg, seen, once = chain.cfg, SampleMeasures(chain), chain.cfg.batch_per == "sample"
 
     def grad(X):
-        U, g = None, 0.0
-        chain.W.copy_(X)
-        if cfg.energy_scale > 0:
-            U = chain.gradient(*chain.encode(*chain.views(chain.step, next(kicks))))
-            g = chain.G if cfg.energy_scale == 1 else cfg.energy_scale * chain.G
-        if cfg.prior_std:
-            g = g + X / cfg.prior_std**2
-        if not columns:  # of the first gradient: the next one overwrites G
-            columns["U"], columns["grad_norm"] = U, None if U is None else chain.G.norm()
-            columns["drift_to_noise"] = cfg.eps / 2 * rms(torch.as_tensor(g)) / noise
+        U, g = posterior_gradient(chain, X, kick=0 if once else seen.calls)
+        seen.gradient(X, U, g)
         return g
 
     z = normals(cfg.seed, chain.step, len(chain.W), 2 * cfg.L, chain.device)
     z = itertools.chain([cfg.phi_std / math.sqrt(cfg.mass) * next(z)], z)  # sghmc_step multiplies it by sqrt(M) (D6)
     W = sghmc_step(chain.W.clone(), z, grad, eps=cfg.eps, L=cfg.L, alpha=cfg.alpha, mass=cfg.mass, reuse_grad=once)
-    Phi = cfg.mass * (W - chain.W) / cfg.eps  # the momentum of the last drift, which began at the last gradient
     chain.W.copy_(W)
-    columns["kinetic_temperature"] = (Phi.square() / cfg.mass).mean()
-    return columns.pop("U"), columns
+    return seen.U, seen.columns(W)
+
+
+class SampleMeasures:
+    """What the tables want to know of one sample; it looks at the gradients that pass and changes nothing."""
+
+    def __init__(self, chain):
+        self.chain, self.calls = chain, 0
+
+    def gradient(self, X, U, g):
+        """Note a gradient g that was asked at X."""
+        if self.calls == 0:
+            self.U, self.force = U, rms(torch.as_tensor(g))
+            self.grad_norm = None if U is None else self.chain.G.norm()
+        self.X, self.calls = X, self.calls + 1
+
+    def columns(self, W):
+        """grad_norm, kinetic_temperature and drift_to_noise of the sample that ended in W."""
+        cfg = self.chain.cfg
+        Phi = cfg.mass * (W - self.X) / cfg.eps  # after the last computed half-kick: the last drift shows it
+        # the first drift is eps/M ((1 - alpha) Phi_0 - eps/2 g + N(0, 2 alpha M)): its second term over the random ones
+        noise = math.sqrt((1 - cfg.alpha) ** 2 * cfg.phi_std**2 + 2 * cfg.alpha * cfg.mass)
+        return {
+            "grad_norm": self.grad_norm,
+            "kinetic_temperature": (Phi.square() / cfg.mass).mean(),
+            "drift_to_noise": cfg.eps / 2 * self.force / noise,
+        }
 
 
 def learning_rate(cfg, epoch):
