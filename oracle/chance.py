@@ -117,6 +117,7 @@ def smallest_errors(kind, n, share):
 
 
 def size_found(kind, n, share):
+    """The smallest error that a statistic of this kind finds, in words; arguments as in smallest_errors."""
     low, high = smallest_errors(kind, n, share)
     words = {"mean": f"a mean off by {high:.3g} standard deviations", "correlation": f"a correlation of {high:.3g}",
              "variance": f"a variance below {low:.3g} or above {high:.3g} times the right one",

@@ -101,10 +101,10 @@ def explain(found, draws, layout):
 
 
 def way(key, rows, tensors, places, draws, names, layout):
+    """What pairs that share their row, their tensor, both or neither (key) have in common, by the first of them."""
     same_row, same_tensor = key
-    i = 0
-    a, b = draws[rows[0, i]], draws[rows[1, i]]
-    s, t = names[tensors[0, i]], names[tensors[1, i]]
+    a, b = draws[rows[0, 0]], draws[rows[1, 0]]
+    s, t = names[tensors[0, 0]], names[tensors[1, 0]]
     if same_row and same_tensor:
         return within(rows, tensors, places, draws, names, layout)
     if same_row:

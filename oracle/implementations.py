@@ -116,6 +116,7 @@ def load(place):
 
 
 def from_file(place, refuse):
+    """The module of a file; refuse(why) raises Unusable."""
     file = file_of(place)
     if not file.is_file():
         refuse("no such file")

@@ -157,6 +157,7 @@ def explains_law(runs, step, part=slice(None)):
 
 
 def white_increments(step, D, settings, part):
+    """Whether one run's increments D (L, n), or the words of its failure, are what the step's K K^T makes of noise."""
     try:
         K = noise_map(step, settings)
     except (Broken, ArithmeticError) as error:
@@ -211,6 +212,7 @@ def diagnose(seen, known):
 
 
 def diagnosis(seen, known):
+    """The lines of `diagnose`; Broken where the sampler cannot be judged at all."""
     lines, repeats = seen.arguments() + seen.refuses(), seen.repeats()
     if not seen.repeatable:  # nothing cancels between two calls then
         return lines + (["momentum kept between samples: a sample goes on with the momentum of the one before"]

@@ -160,6 +160,7 @@ class OwnDraws:
         return [fact for name in self.responses for fact in self.response_fact(name)]
 
     def response_fact(self, name):
+        """[the first position at which this response is wrong, in words], or [] if it is right."""
         path, start, answers = self.responses[name]
         before = self.base.X
         if path.X.shape != before.shape:

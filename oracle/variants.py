@@ -92,6 +92,7 @@ class Statements(ast.NodeTransformer):
         return self.generic_visit(node)
 
     def swapped(self, block):
+        """The block, a list of statements, with each run of `old` replaced; never empty."""
         n = len(self.old)
         for i in reversed(range(len(block) - n + 1)):
             run = block[i:i + n]

@@ -93,6 +93,7 @@ def about(row):
 
 
 def step_vectors():
+    """The entries of step.json, dictionaries in the format of vectors/README.md."""
     for seed, (name, flags, n, size, parameters) in enumerate(STEPS):
         v = {"id": name, "flags": flags.split(), "mass": 1.0, "b_hat": 0.0, **parameters}
         rows = np.array(grid(seed, (2 * v["L"] + 3, n), size)) + (1 if size > 8 else 0)
@@ -131,6 +132,7 @@ def step_bound(case):
 
 
 def energy_vectors():
+    """The entries of energy.json, dictionaries in the format of vectors/README.md."""
     for name, flags, B, d, seed, factor in ENERGIES:
         rows = np.array(grid(seed, (4 * B, d), 4)).reshape(4, B, d)
         if name == "worked-example":

@@ -424,28 +424,40 @@ def test_a_long_line_does_not_make_a_spot_of_a_short_one_and_no_point_lies_on_th
         assert low < min(y) and max(y) < high and (len(x) == 2 and x[1] == 1 or left < min(x) and max(x) < right)
 
 
-@drawing
-def test_pictures_of_the_argument_show_the_prior_the_tests_and_where_runs_end(tmp_path):
+@pytest.fixture(scope="module")
+def argument(tmp_path_factory):
+    """The pictures of made-up tables and runs of the argument, and the numbers behind them."""
+    folder = tmp_path_factory.mktemp("argument")
     g = np.random.default_rng(0)
     center, m = np.round(g.normal(0.6, 0.02, 400), 4), g.uniform(0.05, 0.1, 400)
     center[0], m[0] = 0.995, 0.4  # one is collapsed, and heavy
     rows = [f"made,{i},{m[i]},{center[i]}," for i in range(400)]
-    (tmp_path / "prior.csv").write_text("prior,seed,m,center,knn\n" + "\n".join(rows) + "\n")
+    (folder / "prior.csv").write_text("prior,seed,m,center,knn\n" + "\n".join(rows) + "\n")
     kl = {(1, 0.1): 0.5, (1, 0.01): 0.02, (3, 0.1): 1.2, (3, 0.01): 0.08}
     rows = [f"1,random,{L},{eps},50000,{x / 4},0,{x},{x / 10},{figures.best_test(x)}" for (L, eps), x in kl.items()]
     rows.append("4,random,3,0.001,2000,9,0,9,9,0.99")
-    (tmp_path / "divergence.csv").write_text(DIVERGENCE + "\n".join(rows) + "\n")
+    (folder / "divergence.csv").write_text(DIVERGENCE + "\n".join(rows) + "\n")
     ended = {}
     for s in (1, 8, 512):
         for eps in (0.1, 0.01):
             for seed in (0, 1):
-                path = tmp_path / f"scale/{s}_{eps}_{seed}"
+                path = folder / f"scale/{s}_{eps}_{seed}"
                 line = f"--no-sg --L 1 --eps {eps} --energy-scale {s} --seed {seed}"
                 ended[s, eps, seed] = make_run(path, line, collapsed="constant" if s == 512 else "no")
-    with_sg = make_run(tmp_path / "scale/sg", "--sg --L 1 --eps 0.1 --energy-scale 8")
-    pictures = drawn(tmp_path)
+    with_sg = make_run(folder / "scale/sg", "--sg --L 1 --eps 0.1 --energy-scale 8")
+    pictures = drawn(folder)
     posterior, tests, phase = pictures["headline"].axes
+    return SimpleNamespace(center=center, m=m, kl=kl, ended=ended, with_sg=with_sg, pictures=pictures,
+                           posterior=posterior, tests=tests, phase=phase)  # fmt: skip
 
+
+def legend(axes):
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+@drawing
+def test_the_posterior_is_shown_beside_its_prior(argument):
+    posterior, center, m = argument.posterior, argument.center, argument.m
     filled, weighted = (container for container in (posterior.patches[: -1], posterior.patches[-1]))
     bins = np.array([bar.get_x() for bar in filled] + [filled[-1].get_x() + filled[-1].get_width()])
     np.testing.assert_allclose([bar.get_height() for bar in filled], np.histogram(center, bins)[0] / 400)
@@ -453,15 +465,16 @@ def test_pictures_of_the_argument_show_the_prior_the_tests_and_where_runs_end(tm
     heights = np.histogram(center, bins, weights=m)[0] / m.sum()
     assert set(np.round(outline[:, 1], 9)) == set(np.round([0, *heights], 9))
     assert lines(posterior)["threshold 0.99"][0] == [0.99, 0.99] and posterior.get_xlabel().startswith("centre ratio")
-    legends = [[text.get_text() for text in axes.get_legend().get_texts()] for axes in (posterior, tests, phase)]
     a = math.log(40)  # Chernoff: n KL(1 / n || limit) >= a
     bound = (1 + a + math.sqrt(a * a + 2 * a)) / 400 / (m.mean() - 1.96 * m.std() / 20)
-    assert sorted(legends[0]) == [f"prior made: at most {100 * bound:.2g} % beyond", "threshold 0.99"]
-    assert sorted(legends[1]) == ["L 1", "L 3", "guessing"]
-    assert legends[2] == ["the paper", "all samples differ from noise by KL 1"]
+    assert sorted(legend(posterior)) == [f"prior made: at most {100 * bound:.2g} % beyond", "threshold 0.99"]
     moved = abs(m[center > 0.99].sum() / m.sum() - (center > 0.99).mean())
     assert f"at most {100 * moved:.1f} points" in posterior.get_title().replace("\n", " ")
 
+
+@drawing
+def test_the_best_tests_are_shown_over_the_steps(argument):
+    tests, kl = argument.tests, argument.kl
     for container, L in zip(tests.containers, (1, 3), strict=True):
         x, y = container[0].get_data()
         assert container.get_label() == f"L {L}" and list(x) == [0.01, 0.1]
@@ -476,7 +489,12 @@ def test_pictures_of_the_argument_show_the_prior_the_tests_and_where_runs_end(tm
     assert f"at most {low} to {high} %" in tests.get_title().replace("\n", " ")
     assert tests.get_xlabel().startswith("eps") and tests.get_xscale() == "log"
     assert lines(tests)["guessing"][1] == [0.5, 0.5] and tests.yaxis.get_major_formatter()(0.625, 0) == "62.5 %"
+    assert sorted(legend(tests)) == ["L 1", "L 3", "guessing"]
 
+
+@drawing
+def test_where_runs_end_is_shown_over_scale_and_step(argument):
+    pictures, phase, ended, with_sg = argument.pictures, argument.phase, argument.ended, argument.with_sg
     rows = [*pictures["scale"].axes]
     columns = ("center", "knn", "energy")
     for axes, column in [(phase, "center"), *zip(rows[:3], columns, strict=True)]:
@@ -498,6 +516,7 @@ def test_pictures_of_the_argument_show_the_prior_the_tests_and_where_runs_end(tm
     assert rows[3].texts[0].get_text() == f"{with_sg['center'][-1]:.3f}" and len(rows[3].lines) == 0
     assert rows[3].get_title().startswith("L 1, with SG: centre ratio")
     assert "4 of\n12 runs collapse" in phase.get_title()
+    assert legend(phase) == ["the paper", "all samples differ from noise by KL 1"]
 
 
 def test_the_best_test_is_bounded_by_both_inequalities():

@@ -10,8 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from simsiam_sghmc import BadInput
-
 # -------------------------------------------------------------------------------------- the posterior, from its prior
 
 
@@ -160,7 +158,7 @@ def fitted_decay(rows, name):
     d = 0 (sums over the seeds), and p and log h are interpolated between these, as in curve_at.
     """
     if not rows:
-        raise BadInput("a start of curve.csv has no row in decay.csv; measure it first: --part curve")
+        raise ValueError("a start of curve.csv has no row in decay.csv; measure it first: --part curve")
     sums, fits = {}, []
     for row in rows:
         key = float(row["delta"]), float(row["d"])
@@ -195,7 +193,7 @@ def divergences(s, curve, decay_G, decay_X):
     t, count = blocks(s.samples)
     delta, size, at = distances_of(s, t), curve["size"][0], curve["delta"]
     if delta[-1] > at[-1]:
-        raise BadInput(f"the curve ends at a distance of {at[-1]:g}, the walk of {s} at {delta[-1]:.3g}: measure more")
+        raise ValueError(f"the curve ends at distance {at[-1]:g}, the walk of {s} at {delta[-1]:.3g}: measure more")
     G, X = (curve_at(delta, at, curve[name], size) for name in "GX")
     near, phi_G, phi_X = np.hypot(size, delta), decay_G(delta), decay_X(delta)
     positions = kl_positions(s, G, X)

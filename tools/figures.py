@@ -20,6 +20,7 @@ from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
+from divergence_formulas import best_test
 
 KNN = "knn_k knn_train knn_test knn_features bn".split()  # k-NN accuracies may be compared where these are the same
 METRICS = "step energy knn center mi entropy entropy_z collapsed".split()
@@ -313,11 +314,6 @@ def draw_figure(rows, names, fresh, title):
 
 
 # -------------------------------------------------------------------------------------------------------- the argument
-
-
-def best_test(kl):
-    """Share of the cases that a test of chain against walk can get right, by Pinsker's and Bretagnolle's bounds."""
-    return (1 + np.minimum(np.sqrt(kl / 2), np.sqrt(1 - np.exp(-kl)))) / 2
 
 
 def collapse_bound(center, m):
