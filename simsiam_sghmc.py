@@ -18,13 +18,16 @@ import datetime
 import fcntl
 import functools
 import hashlib
+import importlib.metadata
 import io
 import itertools
 import json
 import math
 import os
 import re
+import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -143,7 +146,8 @@ class RunStopped(Exception):
 
 
 def one_line(error):
-    return " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split()) or type(error).__name__
+    return "".join(c if c.isprintable() else "?" for c in text)  # names of files may hold anything
 
 
 @contextlib.contextmanager
@@ -254,8 +258,7 @@ def generator(seed, purpose, step=0, kick=0, device="cpu"):
 def normals(seed, step, n, rows, device="cpu"):
     """Rows (n,) of standard normals for sample `step`: the momentum's first, then the half-kicks'."""
     g = generator(seed, "noise", step, device=device)
-    for _ in range(rows):
-        yield torch.randn(n, generator=g, device=device)
+    return (torch.randn(n, generator=g, device=device) for _ in range(rows))
 
 
 # ------------------------------------------------------------------------------------------------------ network (A.2)
@@ -304,20 +307,17 @@ def flatten_parameters(model):
 
 def read_checkpoint(path):
     """The dictionary of a checkpoint or sample, loaded as plain tensors and numbers; BadInput names what is wrong."""
-    with bad_input(f"{path} is no checkpoint that can be read ({{}})"), warnings.catch_warnings():
+    path = Path(path) / "checkpoint.pt" if Path(path).is_dir() else path
+    with bad_input(f"{path} is no checkpoint of this network ({{}})"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of foreign pickles: the line above says it
         saved = torch.load(path, map_location="cpu", weights_only=True)
-    parts = {"weights": torch.Tensor, "buffers": dict, "step": int}
-    if not isinstance(saved, dict) or not all(isinstance(saved.get(name), kind) for name, kind in parts.items()):
-        raise BadInput(f"{path} is not a checkpoint of this program: it has no weights, buffers and step")
-    with torch.device("meta"):  # shapes without values
-        model = SimSiam()
-    shapes = {name: b.shape for name, b in model.named_buffers()} | {"W": (sum(p.numel() for p in model.parameters()),)}
-    found = {name: getattr(b, "shape", None) for name, b in saved["buffers"].items()} | {"W": saved["weights"].shape}
-    if found != shapes:
-        raise BadInput(f"{path} holds another network: {tuple(found['W'])} weights, here {shapes['W']}")
-    if not all(x.isfinite().all() for x in (saved["weights"], *saved["buffers"].values())):
-        raise BadInput(f"{path} holds numbers that are not finite; give an earlier checkpoint or sample")
+        weights, buffers, _ = saved["weights"], saved["buffers"], int(saved["step"])
+        model = initial_network(0)
+        model.load_state_dict(dict(model.named_parameters()) | buffers)  # all names and shapes must agree
+        if weights.shape != (count := sum(p.numel() for p in model.parameters()),):
+            raise ValueError(f"{tuple(weights.shape)} weights, here {count}")
+        if not all(x.isfinite().all() for x in (weights, *buffers.values())):
+            raise ValueError("numbers that are not finite; give an earlier one")
     return saved
 
 
@@ -325,7 +325,7 @@ def read_checkpoint(path):
 
 
 # Images as uint8 (N, 3, 32, 32), labels (N,) int64; `source` names the training images in config.json.
-Images = namedtuple("Images", "train train_labels test test_labels source")
+Images = namedtuple("Images", "train train_labels test test_labels source note", defaults=[""])
 
 OTHER_DATA = "--data gratings needs no file, --data FOLDER takes train/<class>/* and test/<class>/* images"
 
@@ -340,7 +340,8 @@ def load_data(data):
     train, test = (image_folder(Path(data) / split) for split in ("train", "test"))
     if train[2] != test[2] or len(train[2]) < 2:
         raise BadInput(f"--data {data}: train/ and test/ need the same two or more class folders")
-    return Images(*train[:2], *test[:2], "images " + hashlib.sha256(train[0].numpy()).hexdigest()[:16])
+    source = "images " + hashlib.sha256(train[0].numpy()).hexdigest()[:16]
+    return Images(*train[:2], *test[:2], source, f"{train[3]}; {test[3]}")
 
 
 def cifar10(folder, train):
@@ -359,18 +360,28 @@ def cifar10(folder, train):
 
 
 def image_folder(root):
-    """Images of root/<class>/*, resized to 32x32: (images, labels, class names)."""
-    from torchvision.datasets import ImageFolder
+    """Images below each root/<class>/, turned as EXIF says, resized to 32x32: (images, labels, class names, a note)."""
+    from PIL import Image, ImageOps
 
     if not root.is_dir():
-        raise BadInput(f"--data: there is no image folder {root}; the default is cifar10, {OTHER_DATA}")
-    with bad_input(f"--data: cannot use the image folder {root} ({{}})"):
-        part = ImageFolder(str(root))
-    images = np.empty((len(part), 32, 32, 3), np.uint8)
-    for image, (path, _) in zip(images, part.samples, strict=True):
-        with bad_input(f"--data: cannot read the image {path} ({{}}); mend or remove it"):
-            image[:] = part.loader(path).resize((32, 32))
-    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets), part.classes
+        beside = ", ".join(sorted(d.name for d in root.parent.glob("[!.]*") if d.is_dir())[:3]) or "no folder"
+        raise BadInput(f"--data: there is no folder {root} (beside it: {beside}); {OTHER_DATA}")
+    classes, labels, paths, resized = sorted(d.name for d in root.glob("[!.]*") if d.is_dir()), [], [], 0
+    for label, name in enumerate(classes):
+        files = sorted(f for f in (root / name).rglob("*") if "/." not in str(f.relative_to(root)))  # no hidden ones
+        files = [f for f in files if f.suffix.lower() in Image.registered_extensions()]
+        if not files:
+            raise BadInput(f"--data: there is no image in {root / name}")
+        labels, paths = labels + [label] * len(files), paths + files
+    images = np.empty((len(paths), 32, 32, 3), np.uint8)
+    for row, path in zip(images, paths, strict=True):
+        with bad_input(f"--data: cannot use the image {path} ({{}}); mend or remove it"), Image.open(path) as image:
+            if image.mode not in ("1", "L", "P", "RGB", "CMYK", "YCbCr") or "transparency" in image.info:
+                raise ValueError(f"mode {image.mode}: only 8 bits a channel, no transparency")
+            resized += image.size != (32, 32)
+            row[:] = ImageOps.exif_transpose(image).convert("RGB").resize((32, 32))
+    note = f"{root}: {len(paths):,} images of {len(classes)} classes, {resized:,} of them resized to 32x32"
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels), classes, note
 
 
 def gratings(count, seed):
@@ -422,7 +433,6 @@ def draw_augmentation(n, g, size=32):
         return low + (high - low) * torch.rand(n, *shape, generator=g, device=g.device)
 
     # RandomResizedCrop(scale (0.2, 1), ratio (3/4, 4/3)): ten tries, the first box that fits, else the whole image
-
     area = size * size * uniform(0.2, 1, 10)
     ratio = torch.exp(uniform(math.log(3 / 4), math.log(4 / 3), 10))
     width, height = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
@@ -501,7 +511,7 @@ class Chain:
     def __init__(self, cfg, data, init, device):
         self.cfg, self.device, self.step = cfg, device, 0
         self.model = initial_network(cfg.seed).to(device)
-        self.data = Images(*(x.to(device) for x in data[:4]), data.source)
+        self.data = Images(*(x.to(device) for x in data[:4]), *data[4:])
         self.W, self.G = flatten_parameters(self.model)
         self.momentum = torch.zeros_like(self.W)
         if init:
@@ -577,10 +587,7 @@ class Chain:
 
 
 def posterior_gradient(chain, X, kick):
-    """(U, g) at X on the minibatch of this half-kick: g the gradient of s U + |W|^2 / (2 prior_std^2), s the scale.
-
-    With s = 0 nothing is computed: U is None.
-    """
+    """(U, g) at X on this half-kick's minibatch, g the gradient of s U + |X|^2 / (2 prior_std^2); s = 0: U is None."""
     cfg, U, g = chain.cfg, None, 0.0
     chain.W.copy_(X)
     if cfg.energy_scale > 0:
@@ -592,48 +599,29 @@ def posterior_gradient(chain, X, kick):
 
 
 def sghmc_sample(chain):
-    """W_t -> W_{t+1} by one sghmc_step on minibatch energies: (U at W_t, the columns measured on the way).
-
-    2L-1 gradients, or L with one minibatch per sample (D3).
-    """
-    cfg, seen, once = chain.cfg, SampleMeasures(chain), chain.cfg.batch_per == "sample"
+    """W_t -> W_{t+1} on minibatches, by 2L-1 gradients, or L with one batch per sample (D3): (U at W_t, columns)."""
+    cfg, asked, once = chain.cfg, [], chain.cfg.batch_per == "sample"
 
     def grad(X):
-        U, g = posterior_gradient(chain, X, kick=0 if once else seen.calls)
-        seen.gradient(X, U, g)
+        U, g = posterior_gradient(chain, X, kick=0 if once else len(asked))
+        asked.append((U, chain.G.norm(), rms(torch.as_tensor(g))))
         return g
 
     z = normals(cfg.seed, chain.step, len(chain.W), 2 * cfg.L, chain.device)
     z = itertools.chain([cfg.phi_std / math.sqrt(cfg.mass) * next(z)], z)  # sghmc_step multiplies it by sqrt(M) (D6)
     W = sghmc_step(chain.W.clone(), z, grad, eps=cfg.eps, L=cfg.L, alpha=cfg.alpha, mass=cfg.mass, reuse_grad=once)
+    columns = sample_columns(cfg, W - chain.W, *asked[0])  # chain.W is where the last gradient was asked
     chain.W.copy_(W)
-    return seen.U, seen.columns(W)
+    return asked[0][0], columns
 
 
-class SampleMeasures:
-    """What the tables want to know of one sample; it looks at the gradients that pass and changes nothing."""
-
-    def __init__(self, chain):
-        self.chain, self.calls = chain, 0
-
-    def gradient(self, X, U, g):
-        """Note a gradient g that was asked at X."""
-        if self.calls == 0:
-            self.U, self.force = U, rms(torch.as_tensor(g))
-            self.grad_norm = None if U is None else self.chain.G.norm()
-        self.X, self.calls = X, self.calls + 1
-
-    def columns(self, W):
-        """grad_norm, kinetic_temperature and drift_to_noise of the sample that ended in W."""
-        cfg = self.chain.cfg
-        Phi = cfg.mass * (W - self.X) / cfg.eps  # after the last computed half-kick: the last drift shows it
-        # the first drift is eps/M ((1 - alpha) Phi_0 - eps/2 g + N(0, 2 alpha M)): its second term over the random ones
-        noise = math.sqrt((1 - cfg.alpha) ** 2 * cfg.phi_std**2 + 2 * cfg.alpha * cfg.mass)
-        return {
-            "grad_norm": self.grad_norm,
-            "kinetic_temperature": (Phi.square() / cfg.mass).mean(),
-            "drift_to_noise": cfg.eps / 2 * self.force / noise,
-        }
+def sample_columns(cfg, last_drift, U, grad_norm, force):
+    """Columns of a sample from its last drift (n,), and U, its gradient's norm and the rms of s grad U at its start."""
+    Phi = cfg.mass * last_drift / cfg.eps  # after the last computed half-kick
+    # the first drift is eps/M ((1 - alpha) Phi_0 - eps/2 g + N(0, 2 alpha M)): its second term over the random ones
+    noise = math.sqrt((1 - cfg.alpha) ** 2 * cfg.phi_std**2 + 2 * cfg.alpha * cfg.mass)
+    columns = {"kinetic_temperature": (Phi.square() / cfg.mass).mean(), "drift_to_noise": cfg.eps / 2 * force / noise}
+    return columns if U is None else columns | {"grad_norm": grad_norm}
 
 
 def learning_rate(cfg, epoch):
@@ -836,7 +824,7 @@ def evaluate(chain):
     if row is None or not math.isfinite(row["energy"]):
         return None
     measures = chain.measures | {"distance": rms(chain.W - chain.start), "weight_rms": rms(chain.W)}
-    row |= {name: x.item() for name, x in measures.items() if x is not None}
+    row |= {name: x.item() for name, x in measures.items()}
     return row | {"step": chain.step, "grad_evals": chain.step * chain.gradients_per_step}
 
 
@@ -871,8 +859,25 @@ def default_folder(cfg):
     return Path("runs") / re.sub(r"[^\w.+-]+", "-", "_".join(parts))
 
 
+def circumstances(device):
+    """What else the numbers of a run may depend on, for config.json."""
+    made_by = {name: importlib.metadata.version(name) for name in ("torchvision", "numpy", "pillow")}
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    git = "git describe --always --dirty"  # by a shell: there may be no git
+    git = subprocess.run(git, shell=True, cwd=Path(__file__).parent, capture_output=True, text=True)
+    date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    python, commit = sys.version.split()[0], git.stdout.strip()
+    made_by |= {"torch": torch.__version__, "python": python, "commit": commit}
+    return made_by | {"device": f"{device}, {kind}", "date": date}
+
+
 def write_whole(path, content):
-    """Write bytes to a temporary name, to the disk, then rename: a reader sees the old file or the new one."""
+    """Write bytes, or a dictionary as torch.save does, to a temporary name, to the disk, then rename it: a reader sees
+    the old file or the new one."""
+    if isinstance(content, dict):
+        torch.save(content, buffer := io.BytesIO())
+        content = buffer.getbuffer()
+    path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     try:
         with open(temporary, "wb") as file:
@@ -882,14 +887,6 @@ def write_whole(path, content):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def write_tensors(path, content):
-    """Write a dictionary of tensors, numbers and texts as a file that torch.load reads with weights_only=True."""
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    path.parent.mkdir(exist_ok=True)
-    write_whole(path, buffer.getbuffer())
 
 
 def tables(rows, energies, gradients_per_step):
@@ -904,37 +901,24 @@ def tables(rows, energies, gradients_per_step):
     return {name: "".join(map(line, table)).encode() for name, table in content.items()}
 
 
-def locked(path):
-    """Make the folder if need be and hold it; the lock is gone with its process, however that ends."""
-    with bad_input(f"--out {path}: cannot make this folder ({{}}); choose another"):
-        path.mkdir(parents=True, exist_ok=True)
-        lock = open(path / ".lock", "a")
-    with bad_input(f"--out {path} is in use by another process; wait for it or choose another"):
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return lock
-
-
 def saved_run(path, mine, gradients_per_step):
     """The checkpoint of the folder to go on from, None if nothing was saved yet; BadInput unless all in it fits.
 
     A save writes the tables before the checkpoint, the first one before the first row. So a kill leaves tables that
     begin with what the checkpoint holds, and the rows behind it are computed again. Any others were changed or lost.
     """
-    config, checkpoint, remedy = path / "config.json", path / "checkpoint.pt", "put it back or choose another --out"
-    if not config.exists():
-        if any((path / name).exists() for name in ("checkpoint.pt", "metrics.csv", "energy.csv", "samples")):
-            raise BadInput(f"--out {path} holds results but no config.json; {remedy}")
-        return None
-    with bad_input(f"{config} cannot be read ({{}}); {remedy}"):
-        theirs = dict(json.loads(config.read_text())["identity"])
-    differing = [f"{k} (there {theirs.get(k)}, here {v})" for k, v in mine.items() if theirs.get(k) != v]
-    if differing:
-        raise BadInput(f"--out {path} holds another chain: {', '.join(differing)}; choose another folder")
-    saved = read_checkpoint(checkpoint) if checkpoint.exists() else None
-    if saved and saved.get("identity") != mine:
-        raise BadInput(f"{checkpoint} is of another chain than config.json beside it; put the right one back")
-    begin = tables(*((saved["rows"], saved["energies"]) if saved else ([], [])), gradients_per_step)
-    for name, content in begin.items():
+    checkpoint, saved, rows, energies = path / "checkpoint.pt", None, [], []
+    remedy = "put it back or choose another --out"
+    if checkpoint.exists():
+        saved = read_checkpoint(checkpoint)
+        with bad_input(f"{checkpoint} is the checkpoint of no run ({{}}); {remedy}"):
+            theirs, rows, energies = dict(saved["identity"]), saved["rows"], saved["energies"]
+        differing = [f"{k} (there {theirs.get(k)}, here {v})" for k, v in mine.items() if theirs.get(k) != v]
+        if differing:
+            raise BadInput(f"{checkpoint} is of another chain: {', '.join(differing)}; choose another --out")
+    elif any((path / name).exists() for name in ("config.json", "samples")):
+        raise BadInput(f"--out {path} holds a run, but no checkpoint.pt; {remedy}")
+    for name, content in tables(rows, energies, gradients_per_step).items():
         with bad_input(f"{path / name} cannot be read ({{}}); {remedy}"):
             there = (path / name).read_bytes() if (path / name).exists() else b"" if saved else content
         if not there.startswith(content) or (not saved and there != content):
@@ -956,15 +940,16 @@ class Run:
         check_sizes(cfg, data)
         self.chain = Chain(cfg, data, init, device)
         self.identity, self.path = identity(cfg, self.chain), Path(cfg.out) if cfg.out else default_folder(cfg)
-        self.lock = locked(self.path)
+        with bad_input(f"--out {self.path}: cannot make this folder ({{}}); choose another"):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.lock = open(self.path / ".lock", "a")  # gone with this process, however that ends
+        with bad_input(f"--out {self.path} is in use by another process; wait for it or choose another"):
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         saved = saved_run(self.path, self.identity, self.chain.gradients_per_step)
         self.rows, self.energies, seconds = [], [], 0.0  # of both tables; spent by earlier processes
         if saved:
             self.chain.restore(saved)
             self.rows, self.energies, seconds = saved["rows"], saved["energies"], saved["seconds"]
-        software = {"python": sys.version.split()[0], "torch": torch.__version__, "numpy": np.__version__}
-        config = {"identity": self.identity, "settings": asdict(cfg), "software": software}
-        write_whole(self.path / "config.json", json.dumps(config, indent=1).encode())
         self.shown = self.saved = time.monotonic()
         self.began = self.shown - seconds
 
@@ -975,10 +960,18 @@ class Run:
         where = f"{chain.device}, {torch.get_num_threads()} threads" if chain.device.type == "cpu" else chain.device
         self.say(f"{self.path}: {cfg.method} on {where}, {left:,} steps from step {chain.step:,}")
         self.say(f"cost: {left * chain.gradients_per_step:,} gradients at batch {cfg.batch_size}")
+        self.say(f"images: {chain.data.note or cfg.data}")
+        if cfg.keep_every:
+            self.say(f"kept samples: {chain.length // cfg.keep_every:,}, {len(chain.W) * 4e-9:.2g} GB each")
         if cfg.method == "sghmc" and cfg.sg:
             self.say("note: a stop-gradient field is the gradient of no energy, so this chain samples no posterior")
-        if not self.rows and not self.signals:
+        config = {"identity": self.identity, "settings": asdict(cfg), "made by": circumstances(chain.device)}
+        config["test images per class"] = chain.data.test_labels.bincount().tolist()
+        if not self.rows:
             self.save()  # before the first row: see saved_run
+        if left or not self.rows:  # a finished run is left as it is
+            write_whole(self.path / "config.json", json.dumps(config, indent=1).encode())
+        if not self.rows and not self.signals:
             self.say("step 0: evaluating the start")
             self.evaluate()
         first, began = chain.step, time.monotonic()
@@ -999,7 +992,7 @@ class Run:
         if chain.device.type == "cpu" or keep:  # elsewhere this look would wait for the step; save looks, too
             self.check_finite()
         if keep:  # before the checkpoint: a kill between them would lose the sample
-            write_tensors(self.path / f"samples/{chain.step}.pt", chain.state())
+            write_whole(self.path / f"samples/{chain.step:06d}.pt", chain.state())
         if chain.step % cfg.eval_every == 0 or chain.step == chain.length:
             self.evaluate()
         elif time.monotonic() - self.saved > CHECKPOINT_SECONDS:
@@ -1030,12 +1023,14 @@ class Run:
         for name, content in tables(self.rows, self.energies, chain.gradients_per_step).items():
             write_whole(self.path / name, content)
         own = {"identity": self.identity, "rows": self.rows, "energies": self.energies}
-        write_tensors(self.path / "checkpoint.pt", chain.state() | own | {"seconds": time.monotonic() - self.began})
+        write_whole(self.path / "checkpoint.pt", chain.state() | own | {"seconds": time.monotonic() - self.began})
         self.saved = time.monotonic()
 
     def say(self, text, rewritten=False):
         """Print a line; on a terminal one that the next rewrites, if so wished."""
-        start, end = ("\r\033[K", "" if rewritten else "\n") if self.terminal else ("", "\n")
+        start, end = ("\r\033[K" if self.terminal else ""), "\n"
+        if self.terminal and rewritten:  # cut to the terminal's width: a line that is wrapped cannot be rewritten
+            text, end = text[: shutil.get_terminal_size().columns - 1], ""
         try:
             print(start + text, end=end, flush=True)
         except BrokenPipeError:  # the reader has gone, as `| head` does: save and stop
@@ -1047,7 +1042,9 @@ class Run:
         if steps == 3 or time.monotonic() - self.shown > (0.5 if self.terminal else 30):
             self.shown, chain, each = time.monotonic(), self.chain, seconds / steps
             left = datetime.timedelta(seconds=round(each * (chain.length - chain.step)))
-            self.say(f"step {chain.step:,} of {chain.length:,}, {each:.3g} s per step, {left} left", rewritten=True)
+            U = (chain.energies or self.energies)[-1]
+            U = "" if U is None else f", energy {float(U):.4f}"
+            self.say(f"step {chain.step:,} of {chain.length:,}{U}, {each:.3g} s per step, {left} left", rewritten=True)
 
 
 def pick_device(name):
@@ -1085,20 +1082,19 @@ def summary(rows, tests):
 # ------------------------------------------------------------------------------------------------------- command line
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise BadInput(f"{message} (--help lists the settings)")
-
-
 def parse(argv):
     """The Config of a command line, which is made from the fields of Config; BadInput says what is wrong with it."""
-    parser = Parser(
+
+    def refuse(message):
+        raise BadInput(f"{message} (--help lists the settings)")
+
+    parser = argparse.ArgumentParser(
         usage="python simsiam_sghmc.py [SETTING VALUE] ...", description=__doc__.split("\n\n")[0],
         epilog="The same command again resumes. [ ]: default; D1 ...: docs/decisions.md.",
         formatter_class=functools.partial(argparse.HelpFormatter, max_help_position=34, width=120),
         allow_abbrev=False, argument_default=argparse.SUPPRESS,
     )  # fmt: skip
-    groups = {}
+    parser.error, groups = refuse, {}
     for f in fields(Config):
         group, text, read, words = *f.metadata.values(), f.type.__origin__, f.type.__metadata__[0]
         groups[group] = groups.get(group) or parser.add_argument_group(group)
@@ -1140,10 +1136,9 @@ def caught_signals():
 
 def keep_freed_memory():
     """Ask glibc to keep freed memory: fresh pages, zeroed by the kernel, took 5 to 40 % of a gradient at batch 512."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt:
-        mallopt(-4, 0)  # M_MMAP_MAX: no block gets a mapping of its own
-        mallopt(-1, -1)  # M_TRIM_THRESHOLD: never give back
+    with contextlib.suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(-4, 0)  # M_MMAP_MAX: no block gets a mapping of its own
+        ctypes.CDLL(None).mallopt(-1, -1)  # M_TRIM_THRESHOLD: never give back
 
 
 def main(argv=None):
@@ -1164,7 +1159,7 @@ def main(argv=None):
     except OSError as error:  # disk full, folder gone: write_whole left the last checkpoint as it was
         code, message = 3, f"cannot write the run ({one_line(error)}); mend that, then the same command goes on"
     if code != 128 + signal.SIGPIPE:  # nobody reads: quiet, as other tools are
-        print(f"simsiam_sghmc: {message}", file=sys.stderr)
+        print(f"simsiam_sghmc: {one_line(message)}", file=sys.stderr)
     return code
 
 

@@ -57,6 +57,82 @@ def test_the_identity_of_a_folder_is_its_training_images_and_not_its_path(pictur
         assert (s.load_data(str(tmp_path)).source == other) == same
 
 
+@pytest.fixture
+def folder(tmp_path):
+    """folder(path below it, image): save an image in a folder of two classes, a/1.png and b/1.png in train and test."""
+
+    def save(name, image, **options):
+        path = tmp_path / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path, **options)
+
+    for split in ("train", "test"):
+        for label in "ab":
+            save(f"{split}/{label}/1.png", Image.new("RGB", (32, 32), (50, 60, 70)))
+    save.root = tmp_path / "images"
+    return save
+
+
+def test_images_of_nested_folders_count_and_hidden_ones_do_not(folder):
+    image = Image.new("RGB", (32, 32), (9, 9, 9))
+    for name in ("train/a/deep/er/2.png", "train/a/2 – ü\n.PNG", "train/b/3.jpg"):
+        folder(name, image)
+    for name in ("train/.hidden/1.png", "train/a/.ipynb_checkpoints/1.png", "train/a/._1.png", "test/.b/1.png"):
+        folder(name, image)
+    (folder.root / "train/a/notes.txt").write_text("no image")
+    data = s.load_data(str(folder.root))
+    assert data.train_labels.tolist() == [0, 0, 0, 1, 1] and len(data.test) == 2
+    assert "5 images of 2 classes, 0 of them resized" in data.note and "2 images of 2 classes" in data.note
+
+
+def test_images_are_turned_as_exif_says(folder):
+    picture = np.zeros((32, 32, 3), np.uint8)
+    picture[:16] = 200  # bright at the top
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise: bright on the right
+    folder("train/a/1.png", Image.fromarray(picture), exif=exif)
+    image = s.load_data(str(folder.root)).train[0]
+    assert (image[:, :, 16:] == 200).all() and (image[:, :, :16] == 0).all()
+
+
+def test_the_note_counts_the_images_that_were_resized(folder):
+    folder("train/a/2.png", Image.new("L", (40, 32), 7))
+    folder("train/b/2.png", Image.new("RGB", (2, 3)))
+    assert "train: 4 images of 2 classes, 2 of them resized to 32x32" in s.load_data(str(folder.root)).note
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F", "RGBA", "LA", "P"])
+def test_images_that_eight_bits_of_colour_cannot_hold_are_refused(folder, mode):
+    if mode == "P":
+        folder("train/a/2.png", Image.new("P", (32, 32)), transparency=0)
+    else:
+        folder("train/a/2.tiff", Image.new(mode, (32, 32)))
+    with pytest.raises(s.BadInput, match=f"a/2.*mode {mode}: only 8 bits a channel, no transparency"):
+        s.load_data(str(folder.root))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK"])
+def test_images_that_eight_bits_of_colour_hold_are_read(folder, mode):
+    folder("train/a/1.png" if mode != "CMYK" else "train/a/1.jpg", Image.new("L", (32, 32), 255).convert(mode))
+    assert (s.load_data(str(folder.root)).train[0] == 255).all()
+
+
+def test_what_is_wrong_with_a_folder_is_said_with_its_place(folder, tmp_path):
+    (folder.root / "train/a/2.png").write_bytes(b"no image")
+    with pytest.raises(s.BadInput, match="train/a/2.png.*mend or remove it"):
+        s.load_data(str(folder.root))
+    (folder.root / "train/a/2.png").unlink()
+    (folder.root / "train/c").mkdir()
+    with pytest.raises(s.BadInput, match="there is no image in .*train/c"):
+        s.load_data(str(folder.root))
+    with pytest.raises(s.BadInput, match="no folder .*images/train/train .beside it: a, b, c.*train/<class>"):
+        s.load_data(str(folder.root / "train"))
+    with pytest.raises(s.BadInput, match="no folder .*train .beside it: images"):
+        s.load_data(str(tmp_path))
+    with pytest.raises(s.BadInput, match="beside it: no folder"):
+        s.load_data(str(tmp_path / "nowhere"))
+
+
 # ------------------------------------------------------------------------------------------------- CIFAR-10's download
 
 

@@ -157,6 +157,8 @@ def put(folder, name, state, sources):
         torch.save(saved, path)
     else:
         assert state == "missing"
+        if name == "checkpoint.pt":
+            (folder / "config.json").unlink()  # which is written after the first checkpoint
 
 
 def refused(run, folder, *words):
@@ -187,7 +189,7 @@ def test_one_table_that_does_not_fit_is_named(run, held, sources, name, state):
         put(held, table, state if table == name else "there", sources)
     put(held, "checkpoint.pt", "there", sources)
     refused(run, held, name, "put the file back")
-    (held / "checkpoint.pt").unlink()
+    put(held, "checkpoint.pt", "missing", sources)
     if state not in ("missing", "header"):
         refused(run, held, ".csv", "no", "checkpoint.pt")
 
@@ -224,67 +226,54 @@ def test_a_table_with_another_header_is_named_and_not_overwritten(run, held):
         (held / name).write_text(good)
 
 
-@pytest.mark.parametrize("name", [*TABLES, "checkpoint.pt", "config.json"])
+@pytest.mark.parametrize("name", [*TABLES, "checkpoint.pt"])
 def test_a_folder_in_the_place_of_a_file_is_named(run, held, name):
     (held / name).unlink()
     (held / name).mkdir()
     refused(run, held, name)
 
 
-def changed_config(held, sources, state):
-    """Bring config.json into this state."""
-    path = held / "config.json"
-    config = json.loads(path.read_text())
-    versions = {"older": 2, "newer": 4}
-    if state in versions:
-        config["identity"]["version"] = versions[state]
-    content = {
-        "there": path.read_text(),
-        "of-another": (sources["of-another"] / "config.json").read_text(),
-        "shorter": path.read_text()[:-100],
-        "altered": path.read_text().replace('"identity"', '"identify"'),
-        "of version 2": json.dumps({"version": 2, "identity": {"method": "sghmc"}, "settings": {}}),
-        "without identity": "{}",
-        "of no identity": '{"identity": {}}',
-        "a list": "[]",
-    } | dict.fromkeys(versions, json.dumps(config))
-    path.unlink()
-    if state != "missing":
-        path.write_text(content[state])
+@pytest.mark.parametrize("content", [None, "", "[]", '{"identity": {}}'])
+def test_config_json_is_written_anew_at_each_start(run, held, sources, content):
+    (held / "config.json").unlink()
+    if content is not None:
+        (held / "config.json").write_text(content)
+    assert run(f"{LINE} 4")[0] == 0
+    assert_same_run(sources["whole"], held)
+    there, whole = (json.loads((folder / "config.json").read_text()) for folder in (held, sources["whole"]))
+    assert there["identity"] == whole["identity"] and there["settings"]["samples"] == 4
 
 
-READABLE = ["older", "newer", "of-another", "of version 2", "of no identity"]
-CONFIGS = ["there", "missing", *READABLE, "altered", "shorter", "without identity", "a list"]
+@pytest.mark.parametrize("rest", [["config.json"], ["samples"], ["config.json", "samples", *TABLES]])
+def test_a_folder_that_lacks_its_checkpoint_is_refused(run, held, rest):
+    (held / "samples").mkdir()
+    (held / "samples/000002.pt").write_text("precious")
+    for path in (held / "config.json", held / "checkpoint.pt", *(held / table for table in TABLES)):
+        if path.name not in rest:
+            path.unlink()
+    if "samples" not in rest:
+        shutil.rmtree(held / "samples")
+    refused(run, held, "no checkpoint.pt; put it back")
 
 
-@pytest.mark.parametrize("state", CONFIGS)
-def test_a_config_of_another_chain_or_none_is_named_and_nothing_is_overwritten(run, held, sources, state):
-    changed_config(held, sources, state)
-    if state == "there":
-        assert run(f"{LINE} 4")[0] == 0
-        assert_same_run(sources["whole"], held)
-        return
-    refused(run, held, "another chain" if state in READABLE else "config.json")
-    for table in TABLES:
-        (held / table).unlink()
-    refused(run, held)  # the checkpoint alone
-    (held / "checkpoint.pt").unlink()
-    if state != "missing":  # without any file the folder is a new one
-        refused(run, held)
-
-
-def test_kept_samples_without_a_config_are_not_overwritten(run, held):
-    shutil.rmtree(held)
-    (held / "samples").mkdir(parents=True)
-    (held / "samples/2.pt").write_text("precious")
-    assert run(f"{LINE} 2 --keep-every 2")[0] == 2
-    assert (held / "samples/2.pt").read_text() == "precious"
-
-
-def test_another_config_beside_everything_of_another_chain_is_refused_for_its_setting(run, held, sources):
+def test_another_chain_is_refused_for_its_setting(run, held, sources):
     for name in ("config.json", "checkpoint.pt", *TABLES):
         (held / name).write_bytes((sources["of-another"] / name).read_bytes())
     refused(run, held, "another chain: seed (there 1, here 0)")
+
+
+@pytest.mark.parametrize("version", [2, 4])
+def test_a_checkpoint_of_another_version_is_refused(run, held, version):
+    saved = torch.load(held / "checkpoint.pt", weights_only=True)
+    saved["identity"]["version"] = version
+    torch.save(saved, held / "checkpoint.pt")
+    refused(run, held, f"another chain: version (there {version}, here 3)")
+
+
+def test_a_sample_in_the_place_of_the_checkpoint_is_refused(run, held):
+    saved = torch.load(held / "checkpoint.pt", weights_only=True)
+    torch.save({name: saved[name] for name in ("step", "weights", "buffers")}, held / "checkpoint.pt")
+    refused(run, held, "the checkpoint of no run", "identity")
 
 
 # ------------------------------------------------------------------------------------------------ unusable checkpoints
@@ -416,7 +405,7 @@ def test_a_run_that_dies_in_any_write_of_its_start_goes_on_to_the_same_end(run, 
 
 
 def test_a_checkpoint_is_never_older_than_a_minute_and_a_step(run, begun, monkeypatch):
-    clock, saved, write = [0.0], [], s.write_tensors
+    clock, saved, write = [0.0], [], s.write_whole
 
     def advance(chain):
         chain.step += 1
@@ -425,7 +414,13 @@ def test_a_checkpoint_is_never_older_than_a_minute_and_a_step(run, begun, monkey
 
     monkeypatch.setattr(s, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     monkeypatch.setattr(s.Chain, "advance", advance)
-    monkeypatch.setattr(s, "write_tensors", lambda path, state: (saved.append(state["step"]), write(path, state)))
+
+    def writes(path, content):
+        if path.name == "checkpoint.pt":
+            saved.append(content["step"])
+        write(path, content)
+
+    monkeypatch.setattr(s, "write_whole", writes)
     assert run(f"{LINE} 12 --eval-every 7")[0] == 0
     assert saved == [5, 7, 10, 12]  # 75 s after the start; the evaluation; 75 s after that; the end
 
@@ -438,7 +433,7 @@ def test_a_kill_loses_no_kept_sample(run, begun, chains, monkeypatch):
     monkeypatch.undo()
     assert run(f"{LINE} 4 --keep-every 2")[0] == 0
     assert_same_run(chains[4], begun)
-    kept = torch.load(begun / "samples/4.pt", weights_only=True)["weights"]
+    kept = torch.load(begun / "samples/000004.pt", weights_only=True)["weights"]
     assert torch.equal(kept, torch.load(begun / "checkpoint.pt", weights_only=True)["weights"])
 
 
