@@ -746,9 +746,8 @@ def log_likelihood(p, z, similarity):
 def information(p1, z1, p2, z2, similarity):
     """(mi, entropy, entropy_z) of the Note on a batch of B pairs, both directions averaged; mi <= log B.
 
-    NLL = -mean_i log q_ii,  entropy = -mean_j log mean_i q_ij,  mi = entropy - NLL (information over images, D19).
-    entropy falls also when the predictor alone learns. entropy_z, not in the Note, does without it: the same kernel on
-    the encodings, each by all others, -mean_j log mean_{i != j} Q(z_j; z_i).
+    entropy = -mean_j log mean_i q_ij, mi = entropy + mean_i log q_ii (over images, D19). entropy falls also when the
+    predictor alone learns; entropy_z, not in the Note, does without it: -mean_j log mean_{i != j} Q(z_j; z_i).
     """
 
     def direction(p, z):
@@ -957,16 +956,16 @@ class Run:
         """Run to the end, or to the first signal."""
         cfg, chain = self.cfg, self.chain
         left = max(0, chain.length - chain.step)
-        where = f"{chain.device}, {torch.get_num_threads()} threads" if chain.device.type == "cpu" else chain.device
-        self.say(f"{self.path}: {cfg.method} on {where}, {left:,} steps from step {chain.step:,}")
+        config = {"identity": self.identity, "settings": asdict(cfg), "made by": circumstances(chain.device)}
+        config["test images per class"] = chain.data.test_labels.bincount().tolist()
+        device = config["made by"]["device"]
+        self.say(f"{self.path}: {cfg.method} on {device}, {left:,} steps from step {chain.step:,}")
         self.say(f"cost: {left * chain.gradients_per_step:,} gradients at batch {cfg.batch_size}")
         self.say(f"images: {chain.data.note or cfg.data}")
         if cfg.keep_every:
             self.say(f"kept samples: {chain.length // cfg.keep_every:,}, {len(chain.W) * 4e-9:.2g} GB each")
         if cfg.method == "sghmc" and cfg.sg:
             self.say("note: a stop-gradient field is the gradient of no energy, so this chain samples no posterior")
-        config = {"identity": self.identity, "settings": asdict(cfg), "made by": circumstances(chain.device)}
-        config["test images per class"] = chain.data.test_labels.bincount().tolist()
         if not self.rows:
             self.save()  # before the first row: see saved_run
         if left or not self.rows:  # a finished run is left as it is
