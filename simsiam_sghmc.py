@@ -710,16 +710,20 @@ def features(model, images, kind):
     return torch.cat([network(normalise(block)) for block in images.split(BLOCK)])
 
 
-def knn_accuracy(train, train_labels, test, test_labels, k):
-    """Share of test rows (N, d) whose class wins the weighted vote of the k training rows (M, d) nearest in cosine."""
-    train, classes = unit_rows(train), int(train_labels.max()) + 1
-    right = torch.zeros((), device=test.device)
-    for rows, labels in zip(unit_rows(test).split(BLOCK), test_labels.split(BLOCK), strict=True):
+def knn_votes(train, train_labels, test, k):
+    """Votes (N, classes) of the k training rows (M, d) nearest in cosine to each test row (N, d)."""
+    train, classes, votes = unit_rows(train), int(train_labels.max()) + 1, []
+    for rows in unit_rows(test).split(BLOCK):
         similarity, nearest = (rows @ train.T).topk(k, dim=1)
         weight = ((similarity - 1) / KNN_T).exp()
-        votes = torch.zeros(len(rows), classes, device=rows.device).scatter_add_(1, train_labels[nearest], weight)
-        right += (votes.argmax(dim=1) == labels).sum()
-    return right.item() / len(test)
+        none = torch.zeros(len(rows), classes, device=rows.device)
+        votes.append(none.scatter_add_(1, train_labels[nearest], weight))
+    return torch.cat(votes)
+
+
+def knn_accuracy(train, train_labels, test, test_labels, k):
+    """Share of test rows (N, d) whose class wins the vote."""
+    return (knn_votes(train, train_labels, test, k).argmax(dim=1) == test_labels).sum().item() / len(test)
 
 
 def geometry(z):
@@ -963,7 +967,7 @@ class Run:
         self.say(f"cost: {left * chain.gradients_per_step:,} gradients at batch {cfg.batch_size}")
         self.say(f"images: {chain.data.note or cfg.data}")
         if cfg.keep_every:
-            self.say(f"kept samples: {chain.length // cfg.keep_every:,}, {len(chain.W) * 4e-9:.2g} GB each")
+            self.say(f"kept samples: {left // cfg.keep_every:,}, {len(chain.W) * 4e-9:.2g} GB each")
         if cfg.method == "sghmc" and cfg.sg:
             self.say("note: a stop-gradient field is the gradient of no energy, so this chain samples no posterior")
         if not self.rows:

@@ -553,7 +553,7 @@ def documented(first):
 
 def test_the_documented_sampler_on_a_model_of_ones_own_runs_and_moves_it():
     names = {}
-    exec(documented("import torch"), names)
+    exec(documented("import torch\nfrom simsiam_sghmc"), names)
     assert names["t"] == 99 and names["W"].isfinite().all() and names["G"].abs().max() > 0
 
 
@@ -568,3 +568,23 @@ def test_the_documented_lines_on_loading_a_network_give_predictions_and_encoding
         wanted = s.load_model(chains[2] / "checkpoint.pt", names["images"])(s.normalise(names["images"]))
     assert torch.allclose(names["p"], wanted[0]) and torch.allclose(names["z"], wanted[1])
     assert not names["model"].training
+
+
+def test_the_documented_vote_and_probe_are_those_of_the_kept_samples(run, chain, capfd):
+    folder, data = run("--no-sg --samples 3 --keep-every 1")[3], chain().data
+    code = documented("from pathlib").replace('load_data("gratings")', "images").replace("k=200", "k=3")
+    names = {"images": data}
+    exec(code.replace("runs/first", str(folder)), names)
+    votes = 0
+    for step in (1, 2, 3):
+        model = s.load_model(folder / f"samples/00000{step}.pt", data.train)
+        with torch.no_grad():
+            bank, test = (s.features(model, images, "z") for images in (data.train, data.test))
+        votes = votes + s.knn_votes(bank, data.train_labels, test, 3)
+    assert torch.allclose(names["votes"], votes) and votes.shape == (12, 3)
+    exec(documented("import torch\nmean"), names)
+    probed = names["probe"]((names["bank"] - names["mean"]) / names["std"]).argmax(dim=1)
+    assert (probed == data.train_labels).all()  # 24 points in 128 dimensions are separable
+    printed = [float(line.split()[1]) for line in capfd.readouterr().out.splitlines() if line.startswith("accuracy")]
+    assert printed[0] == pytest.approx((votes.argmax(dim=1) == data.test_labels).float().mean().item())
+    assert 0.5 <= printed[1] <= 1

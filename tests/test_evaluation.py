@@ -39,6 +39,13 @@ def test_knn_accuracy_is_that_of_a_brute_force_vote(k):
     assert 0.25 < wanted < 0.95
 
 
+def test_the_votes_are_the_summed_weights_of_the_nearest_by_class():
+    train, test = torch.tensor([[1.0, 0], [0, 1], [1, 1], [-1, 0]]), torch.tensor([[2.0, 0], [0, 3]])
+    votes = s.knn_votes(train, torch.tensor([0, 1, 1, 2]), test, k=2)
+    near = math.exp((0.5**0.5 - 1) / 0.1)
+    assert torch.allclose(votes, torch.tensor([[1, near, 0], [0, 1 + near, 0]]), atol=1e-6)
+
+
 def test_knn_accuracy_ignores_the_length_of_rows_and_the_order_of_the_bank():
     g = torch.Generator().manual_seed(0)
     bank, labels = torch.randn(300, 8, generator=g), torch.randint(0, 3, (300,), generator=g)
