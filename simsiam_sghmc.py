@@ -1085,19 +1085,20 @@ def summary(rows, tests):
 # ------------------------------------------------------------------------------------------------------- command line
 
 
-def parse(argv):
-    """The Config of a command line, which is made from the fields of Config; BadInput says what is wrong with it."""
-
-    def refuse(message):
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
         raise BadInput(f"{message} (--help lists the settings)")
 
-    parser = argparse.ArgumentParser(
+
+def parse(argv):
+    """The Config of a command line, which is made from the fields of Config; BadInput says what is wrong with it."""
+    parser = Parser(
         usage="python simsiam_sghmc.py [SETTING VALUE] ...", description=__doc__.split("\n\n")[0],
         epilog="The same command again resumes. [ ]: default; D1 ...: docs/decisions.md.",
         formatter_class=functools.partial(argparse.HelpFormatter, max_help_position=34, width=120),
         allow_abbrev=False, argument_default=argparse.SUPPRESS,
     )  # fmt: skip
-    parser.error, groups = refuse, {}
+    groups = {}
     for f in fields(Config):
         group, text, read, words = *f.metadata.values(), f.type.__origin__, f.type.__metadata__[0]
         groups[group] = groups.get(group) or parser.add_argument_group(group)

@@ -158,6 +158,21 @@ def test_minibatches_that_are_seen_add_their_own_noise_once_for_each_half_kick()
     assert seen == pytest.approx((s.eps / 2) ** 2 * square / (2 * v))
 
 
+def test_the_bound_on_collapse_holds_as_often_as_it_says():
+    """The share of the prior beyond the threshold is 0.002, m is 0.07 on average and 1 at collapse."""
+    g, missed = np.random.default_rng(0), 0
+    truth = 0.002 / (0.002 + 0.998 * 0.07)
+    for _ in range(400):
+        beyond = g.random(2000) < 0.002
+        m = np.where(beyond, 1, g.uniform(0.04, 0.1, 2000))
+        missed += F.weighted_prior(m, beyond, 1)["bound"] < truth
+    assert missed <= 20
+    wide = F.weighted_prior(np.array([0.04, 0.1] * 50), np.zeros(100, bool), 1)["bound"]
+    assert wide == pytest.approx((1 - 40 ** (-1 / 100)) / (0.07 - 1.96 * 0.003 * (100 / 99) ** 0.5))
+    for m, collapsed in ((np.full(10, 0.01), False), (np.ones(1000), True), (np.array([0.001, 1]), False)):
+        assert F.weighted_prior(m, np.full(len(m), collapsed), 1)["bound"] == 1
+
+
 def test_no_test_tells_two_normals_apart_more_often_than_the_bound_says():
     for distance in np.geomspace(1e-3, 10, 40):
         right = (1 + math.erf(distance / 2 / math.sqrt(2))) / 2  # of the best test of N(0, 1) against N(distance, 1)

@@ -38,7 +38,8 @@ def weighted_prior(m, collapsed, scale):
     the effective sample size of the weights. exp(E log m): U averaged over minibatches weighs at least this much.
     """
     w, mean, se = np.exp(scale * (np.log(m) - np.log(m).max())), m.mean(), m.std(ddof=1) / len(m) ** 0.5
-    (low, high), log_factor = clopper_pearson(int(collapsed.sum()), len(m)), -scale * math.log(mean - 1.96 * se)
+    low, high = clopper_pearson(int(collapsed.sum()), len(m))
+    log_factor = -scale * math.log(max(mean - 1.96 * se, 1e-300))
     return {
         "E_m": mean, "E_m_se": se, "exp_E_log_m": math.exp(np.log(m).mean()), "factor": math.exp(min(log_factor, 700)),
         "prior_share": collapsed.mean(), "prior_low": low, "prior_high": high,

@@ -20,7 +20,7 @@ from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
-from divergence_formulas import best_test
+from divergence_formulas import Setting, best_test, distances_of, weighted_prior
 
 KNN = "knn_k knn_train knn_test knn_features bn".split()  # k-NN accuracies may be compared where these are the same
 METRICS = "step energy knn center mi entropy entropy_z collapsed".split()
@@ -42,8 +42,8 @@ Run = namedtuple("Run", "path target chain scale data tests chance metrics energ
 # What a picture shows: `columns` in a row each (in one row where none has several panels), panels by the setting `by`,
 # whose values have `names` (of the columns, without it), and targets drawn as noise alone: at each of eps, over length
 Figure = namedtuple("Figure", "title targets label columns by names walks eps length", defaults=(None, {}, (), (), 0))
-# bounds: by how much the mean of anything in [0, 1] can differ from that of the walk, at each eps
-Panel = namedtuple("Panel", "title runs y walks figure bounds")
+# L: of the walks drawn; bounds: by how much the mean of anything in [0, 1] can differ from the walk's, at each eps
+Panel = namedtuple("Panel", "title runs y walks figure L bounds")
 
 
 class BadInput(Exception):
@@ -212,12 +212,15 @@ def curve(runs, y):
     return x, mean, low - error, high + error
 
 
-def walk_curve(walks, eps, length, column):
-    """(x, mean): a column along the random walk of step eps, from walks of any step E.
+def walk_curve(walks, eps, L, length, column):
+    """(x, mean): a column along the random walk of eps and L, from walks of any others.
 
-    Without energy and prior W_t - W_0 ~ N(0, t v eps^2 I), v of L and alpha: t samples of E are t (E/eps)^2 of eps.
+    Without energy and prior W_t - W_0 ~ N(0, t v eps^2 I), v of L and alpha: the walks are one, at other speeds.
     """
-    x = np.concatenate([[], *(np.round(run.metrics["step"] * (run.chain["eps"] / eps) ** 2, 6) for run in walks)])
+    chains = [(eps, L), *((run.chain["eps"], run.chain["L"]) for run in walks)]
+    speed, *speeds = (distances_of(Setting("", "", L, eps, 0), 1) ** 2 for eps, L in chains)  # Var(W_1 - W_0)
+    times = [np.round(run.metrics["step"] * (v / speed), 6) for run, v in zip(walks, speeds, strict=True)]
+    x = np.concatenate([[], *times])
     y = np.concatenate([[], *(run.metrics[column] for run in walks)])
     seen = (x <= length) & ((x == 0) | (x >= 1))
     return gathered(x[seen], y[seen])[:2]
@@ -226,7 +229,7 @@ def walk_curve(walks, eps, length, column):
 def draw_lines(axes, panel, names, styles):
     """A line and its shade per label; dotted the walks, and around them the band that the divergence allows."""
     for eps in panel.figure.eps:
-        x, y = walk_curve(panel.walks, eps, panel.figure.length, panel.y)
+        x, y = walk_curve(panel.walks, eps, panel.L, panel.figure.length, panel.y)
         if len(x) > 1:
             color, bound = styles[LABELS["step"]({"eps": eps})]["color"], panel.bounds.get(eps, 1)
             axes.plot(x, y, ":", color=color, linewidth=1.2, label=NOISE, zorder=1.8)
@@ -316,23 +319,13 @@ def draw_figure(rows, names, fresh, title):
 # -------------------------------------------------------------------------------------------------------- the argument
 
 
-def collapse_bound(center, m):
-    """At most this much of the posterior, the prior weighted by m, lies beyond the threshold (95 % confidence).
-
-    Posterior(A) <= prior(A) / E[m]: upper limit (exact without hits, or Chernoff) over lower one, each 2.5 % to fail.
-    """
-    n, hits, a = len(m), int(np.sum(~(center <= THRESHOLD))), math.log(40)
-    upper = (hits + a + math.sqrt(a * a + 2 * a * hits)) / n if hits else 1 - math.exp(-a / n)
-    lower = np.mean(m) - 1.96 * np.std(m) / math.sqrt(n)
-    return min(1.0, upper / lower) if lower > 0 else 1.0
-
-
 def draw_posterior(axes, table):
     """Centre ratio of random networks under each prior, filled, and weighted by m = exp(-U), a line."""
     bins, moved = np.arange(math.floor(100 * np.nanmin(table["center"])) - 1, 102) / 100, []
     for color, prior in zip(COLORS, dict.fromkeys(table["prior"]), strict=False):
         center, m = (table[name][table["prior"] == prior] for name in ("center", "m"))
-        bound, beyond = collapse_bound(center, m), ~(center <= THRESHOLD)
+        beyond = ~(center <= THRESHOLD)
+        bound = weighted_prior(m, beyond, 1)["bound"] if len(m) > 1 else 1.0  # 95 % confidence
         label = f"prior {prior}" + (f": at most {100 * bound:.2g} % beyond" if bound < 0.5 else "")
         axes.hist(center, bins, weights=np.full(len(m), 1 / len(m)), color=color, alpha=0.35, label=label)
         axes.hist(center, bins, weights=m / m.sum(), color=color, histtype="step")
@@ -415,13 +408,15 @@ def panels_of(figure, runs, walks, table):
     for y in figure.columns:
         row = []
         for value in values:
-            mine, noise = ([r for r in g if not figure.by or r.chain[figure.by] == value] for g in (runs, beside))
+            mine, noise = ([r for r in g if r.chain.get(figure.by) == value] for g in (runs, beside))
+            noise = beside if figure.by == "L" else noise  # one walk at four speeds
+            L = value if figure.by == "L" else 3
             name = figure.names.get(value, f"{figure.by} {value}") + ":" if figure.by else figure.names.get(y, "")
-            wanted = (figure.targets[-1][3:], 3 if figure.by == "method" else value, starts == {True})
+            wanted = (figure.targets[-1][3:], L, starts == {True})
             kinds = zip(table["figure"], table["L"], table["start"] == "random", strict=True) if table else ()
             bounds = {table["eps"][i]: 2 * table["accuracy"][i] - 1 for i, kind in enumerate(kinds) if kind == wanted}
             title = f"{name} {ends(mine, y) if mine else 'noise alone'}".strip()
-            row.append(Panel(title, mine, y, noise, figure, bounds))
+            row.append(Panel(title, mine, y, noise, figure, L, bounds))
         if any(len(curve(panel.runs, y)[0]) for panel in row if panel.runs):
             rows += [row[:2], row[2:]] if figure.columns[1:] == [] and len(row) > 2 else [row]
     return rows if figure.by else [sum(rows, [])] * bool(rows)
