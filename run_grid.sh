@@ -7,11 +7,10 @@
 #   fig1      Figures 1 and 3: 16 chains of 50,000 samples without stop-gradient (the default)
 #   null      Figure 1 without any energy            pretrain  the SimSiam of 800 epochs that Figure 2 starts from
 #   fig2a     Figure 2a: SGD without stop-gradient   fig2b     Figure 2b: SGHMC without stop-gradient
-#   fig4      Figure 4: friction and standard deviation of the velocities, in both readings
-#   fig5      Figure 5: the energy as the loss of SimSiam, five scenarios, and the cosine loss beside them
-#   controls  one factor at a time around L 3, eps 1e-3        all   everything but quick and the following three
-#   cpu       the claims of all figures, for two cores         long  a chain of Figure 1 in full length, for two cores
-#   scale     energy scale by eps and L, for two cores         note  what the loss is made of, for two cores
+#   fig4      Figure 4: friction and velocities      fig5      Figure 5: the energy as the loss, the cosine beside it
+#   controls  one factor at a time around L 3, eps 1e-3        all   everything but quick, cpu, long and scale
+#   for two cores: cpu    the claims of all figures            long  a chain of Figure 1 in full length, and its noise
+#                  scale  energy scale by eps and L            note  what the loss is made of, and what moves its parts
 #
 # --list prints the commands, one a line, and runs nothing. OUT=runs is the folder of all runs, SEEDS="0" their seeds
 # (controls and cpu: "0 1 2"), JOBS=1 how many run at a time (they share the GPUs, and the cores if OMP_NUM_THREADS is
@@ -24,8 +23,6 @@ OUT=${OUT:-runs} JOBS=${JOBS:-1} PYTHON=${PYTHON:-python} seeds=${SEEDS:-0} thre
 
 # ------------------------------------------------------------------------------------------------------- experiments
 # add NAME FLAGS: one run per seed. each KEY "VALUES" COMMAND: the command for each value, which replaces {KEY} in it.
-# A line states what the figure varies, and its source.
-
 chain="--method sghmc --no-sg --alpha 0.01" chain_sg="--method sghmc --sg --alpha 0.01" # Section 3.1
 sgd="--method sgd --no-sg" sgd_sg="--method sgd --sg"
 steps="1e-1 1e-2 1e-3 1e-4" six="1e-1 1e-2 1e-3 1e-4 1e-5 1e-6" start=(--init "$OUT/pretrain/seed{seed}/checkpoint.pt")
@@ -42,7 +39,7 @@ quick() { # SGD shows that a collapse is seen where there is one
 }
 chains() { each L "$2" each eps "$steps" add "$1/L{L}_eps{eps}" $chain --L {L} --eps {eps} "${@:3}"; }
 fig1() { chains fig1 "1 2 3 5" --samples 50000; } # 3,600,000 gradients
-null() { chains null "1 2 3 5" --samples 50000 --energy-scale 0 --eval-every 2500; } # 6 hours on two cores with JOBS=2
+null() { chains null "1 2 3 5" --samples 50000 --energy-scale 0 --eval-every 2500; }
 pretrain() { add pretrain/ $sgd_sg --similarity cos --epochs 800 --eval-every 970; } # the standard SimSiam (D15)
 fig2a() { # 50 epochs of 97 updates, the schedule restarted (D10); evaluated within the first too: the fall is there
     each lr "3e-2 3e-3" add fig2a/lr{lr} $sgd --similarity cos --lr {lr} --updates 4850 --eval-every 25 "${start[@]}"
@@ -72,11 +69,14 @@ star() { # one factor at a time, same batches and noise in all (D3, D5); prior 0
     add "$1/batch-per-sample" $chain --L 3 --eps 1e-3 --batch-per sample "${@:2}"
 }
 controls() { seeds=$three star controls --samples 10000 --eval-every 200; } # no chain of the paper collapses earlier
-note() { # 3,600 gradients of 0.3 s, and 84 evaluations of 10 s: half an hour on two cores
+note() { # 5,100 gradients of 0.3 s, and 119 evaluations of 10 s: three quarters of an hour on two cores
+    local rest="--warmup-epochs 0 --no-cosine --updates 300 --eval-every 50 $small" cos="$sgd_sg --similarity cos"
     local line="add note/{like}_{sg}_predictor-steps{k} --method sgd --{sg} --similarity {like} --predictor-steps {k}"
-    local rest="--warmup-epochs 0 --no-cosine --updates 300 --eval-every 50 $small"
     each like "abscos cos" each sg "sg no-sg" each k "1 5" $line --lr 1e-2 $rest
     each like l2 each sg "sg no-sg" each k "1 5" $line --lr 1e-4 $rest # its rows keep their length: diverges at 1e-3
+    each m "5 10" add entropy/cos_sg_predictor-lr{m} $cos --predictor-lr-mult {m} --lr 1e-2 $rest
+    each lr "1e-2 1e-1" add entropy/cos_sg_momentum0_lr{lr} $cos --momentum 0 --lr {lr} $rest
+    add entropy/cos_sg_frozen-encoder $cos --predictor-lr-mult 1e10 --lr 1e-12 $rest
 }
 scale() { # 34,200 gradients of 0.3 s, 294 evaluations of 10 s: under four hours on two cores
     local scales="1 8 64 512 4e3 5e4" length="--samples 300 --eval-every 50 $small"
@@ -97,8 +97,7 @@ cpu() { # 25,300 gradients of 0.3 s, 413 evaluations of 10 s: over three hours o
     chains cpu/fig1 3 --samples 60 $half
     chains cpu/null 3 --samples 60 $half --energy-scale 0
     each lr "3e-2 3e-3" add cpu/fig2a/lr{lr} $sgd --similarity cos $rate --lr {lr} $short "${start[@]}"
-    seeds=$one # the rest once. Figure 1's 50,000 samples of the random walk in 5: without energy and prior
-    # W_t - W_0 ~ N(0, t v eps^2), v a function of L and alpha: one sample of 100 eps has the law of 10,000 of eps
+    seeds=$one # the rest once. The walk: W_t - W_0 ~ N(0, t v eps^2), v of L: a sample of 100 eps has the law of 10,000
     local walk="$chain --eps {eps} --energy-scale 0 $small"
     each L "1 2 5" each eps "1e1 1e0 1e-1 1e-2" add cpu/walk/L{L}_100eps{eps} $walk --L {L} --samples 5 --eval-every 5
     each eps "1e1 1e0 1e-1 1e-2" add cpu/walk/L3_100eps{eps} $walk --L 3 --samples 5 --eval-every 1
@@ -109,10 +108,11 @@ cpu() { # 25,300 gradients of 0.3 s, 413 evaluations of 10 s: over three hours o
     chains cpu/fig1 "1 2 5" --samples 30 $half
     velocities cpu/fig4 --samples 10 --eval-every 10 $small
 }
-long() { # at the step where the paper saw collapse; three hours, and half an hour without energy, beside another run
-    local settings="--L 1 --eps 1e-1 --samples 50000 --eval-every 2500 $small --batch-size 16"
-    add long/fig1/L1_eps1e-1 $chain $settings
-    add long/null/L1_eps1e-1 $chain $settings --energy-scale 0
+long() { # at the step where the paper saw collapse; three hours, and an hour without energy, beside another run
+    local line="$chain --L 1 --eps 1e-1 --samples 50000 --eval-every 2500 $small --batch-size 16"
+    add long/fig1/L1_eps1e-1 $line && add long/null/L1_eps1e-1 $line --energy-scale 0
+    each eps "1e1 3e0 1e0 3e-1 1e-1 3e-2 1e-2 3e-3 1e-3 3e-4" add long/walk/L1_eps{eps} $chain --L 1 --eps {eps} \
+        --energy-scale 0 --samples 10 --eval-every 1 $small # the noise of all eps and L, at other times
 }
 all() { each target "pretrain fig1 fig5 fig4 null note fig2a fig2b controls" {target}; }
 

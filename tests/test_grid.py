@@ -146,6 +146,12 @@ TABLE = {
         f"note/{like}_{sg}_predictor-steps{k}":
             NOTE | {"similarity": like, "sg": sg == "sg", "predictor_steps": k} | ({"lr": 1e-4} if like == "l2" else {})
         for like in ("abscos", "cos", "l2") for sg in ("sg", "no-sg") for k in (1, 5)
+    } | {
+        f"entropy/cos_sg_{name}": SGD | NOTE | varied for name, varied in {
+            "predictor-lr5": {"predictor_lr_mult": 5}, "predictor-lr10": {"predictor_lr_mult": 10},
+            "frozen-encoder": {"predictor_lr_mult": 1e10, "lr": 1e-12},
+            "momentum0_lr1e-2": {"momentum": 0}, "momentum0_lr1e-1": {"momentum": 0, "lr": 0.1},
+        }.items()
     },
     "scale": {
         **{f"scale/L{L}_eps{eps}_scale{s}": section_3_1(L, eps, energy_scale=float(s)) | SCALE
@@ -179,7 +185,11 @@ TABLE = {
            for L in (1, 2, 5) for eps in STEPS},
         **velocities("cpu/fig4/", TWO_CORES | lengths(10, 10)),
     },
-    "long": {"long/fig1/L1_eps1e-1": LONG, "long/null/L1_eps1e-1": LONG | {"energy_scale": 0}},
+    "long": {
+        "long/fig1/L1_eps1e-1": LONG, "long/null/L1_eps1e-1": LONG | {"energy_scale": 0},
+        **{f"long/walk/L1_eps{e}": section_3_1(1, e, energy_scale=0, **lengths(10, 1)) | TWO_CORES
+           for e in ("1e1", "3e0", "1e0", "3e-1", "1e-1", "3e-2", "1e-2", "3e-3", "1e-3", "3e-4")},
+    },
 }  # fmt: skip
 ON_THREE_SEEDS = ("controls/", "cpu/controls/", "cpu/fig5/", "cpu/fig1/L3", "cpu/null/", "cpu/fig2a/")
 
@@ -326,7 +336,7 @@ def test_the_sizes_of_the_targets_are_these():
     sizes = {target: len(listed(target)) for target in TABLE}
     assert sizes == {
         "quick": 8, "fig1": 16, "pretrain": 1, "fig2a": 2, "fig2b": 6, "fig4": 16, "fig5": 6, "controls": 24,
-        "null": 16, "note": 12, "scale": 42, "cpu": 125, "long": 2,
+        "null": 16, "note": 17, "scale": 42, "cpu": 125, "long": 12,
     }  # fmt: skip
 
 
@@ -599,7 +609,7 @@ def test_bad_input_is_one_line_and_exit_code_2(grid):
 def test_missing_images_are_named_once_before_anything_runs(grid):
     code, out, err = grid("fig1 --data elsewhere", PYTHON=sys.executable, JOBS="4")
     assert (code, out) == (2, "") and err.count("\n") == 1
-    assert err.startswith("run_grid: --data: there is no image folder elsewhere/train;")
+    assert err.startswith("run_grid: --data: there is no folder elsewhere/train ")
     assert not (grid.folder / "runs").exists()
 
 
