@@ -44,15 +44,17 @@ BUG = {row.name: implementation(row).module for target in TABLE for row in bugs(
 
 # --------------------------------------------------------------------------------------------------------- kill matrix
 
-@pytest.mark.parametrize("target, capability", [
-    ("step", "sghmc_step"), ("energy", "energy"), ("gradient", "energy_grad")])
-def test_every_known_bug_is_killed_and_every_rewriting_accepted(target, capability, capsys):
-    """Every bug fails a property of its capability, a bug of size one at real sizes; every rewriting passes all."""
+@pytest.mark.parametrize("target, capability, touched", [
+    ("step", "sghmc_step", ["sghmc_step"]), ("energy", "energy", ["energy", "energy_grad"]),
+    ("gradient", "energy_grad", [])], ids=["step", "energy", "gradient"])
+def test_every_known_bug_is_killed_and_every_rewriting_accepted(target, capability, touched, capsys):
+    """Every bug fails a property of its capability, a bug of size one at real sizes. Every rewriting passes all of what
+    it touched; the rest is the reference, which passes them by itself."""
     lines, wrong, counts = [], [], {"bug": [0, 0], "rewriting": [0, 0]}
     for row in TABLE[target]:
         impl = implementation(row)
-        if row.kind == "bug":
-            impl = replace(impl, module=SimpleNamespace(**{capability: getattr(impl.module, capability)}))
+        tested = [capability] if row.kind == "bug" else touched
+        impl = replace(impl, module=SimpleNamespace(**{name: getattr(impl.module, name) for name in tested}))
         failed = first_failure(impl, sized=row.sized)
         right = (row.kind == "bug") == (failed is not None)
         counts[row.kind][0] += right
