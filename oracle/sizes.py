@@ -22,6 +22,7 @@ KINDS = 61
 PAIRS = 12  # kinds of rows
 
 
+@functools.cache
 def kinds_of(n, kinds):
     """The kind of each of n entries: the same for ever."""
     return Draw(n).array(n, 0, kinds - 1).astype(int)
