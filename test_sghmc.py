@@ -30,7 +30,7 @@ from oracle.closed_forms import (
     variance,
 )
 from oracle.implementations import numbers
-from oracle.properties import holds_for, own_draws
+from oracle.properties import at_size, holds_for, own_draws
 from oracle.report import note
 from oracle.sampler import (
     Case,
@@ -45,6 +45,7 @@ from oracle.sampler import (
     tolerance,
     unit_probes,
 )
+from oracle.sizes import assert_long
 
 # ------------------------------------------------------------------------------------------ the update is Algorithm 1
 
@@ -63,6 +64,36 @@ def test_update_is_algorithm_1_within_the_rounding_bound_on_all_other_numbers(im
 def test_update_is_algorithm_1_at_a_setting_that_hides_no_bug(impl, draw):
     for L in (1, 2, 3, 5):
         assert_step(impl, generic_case(impl, L))
+
+
+# ---------------------------------------------------------------------------------------------------------- real sizes
+
+@at_size("sghmc_step")
+def test_each_of_thousands_of_coordinates_moves_by_algorithm_1(impl):
+    """4096 is a multiple of all blocks up to that size; 5003 and 20011 leave a remainder in each of them."""
+    for n in (4096, 5003, 20011):
+        assert_long(impl, n, L=2)
+
+
+@at_size("sghmc_step")
+def test_each_of_many_leapfrogs_uses_its_own_rows_of_noise(impl):
+    assert_long(impl, 1031, L=25)
+
+
+@at_size("sghmc_step")
+def test_number_of_coordinates_may_be_any(impl):
+    for n in (7, 8, 9, 15, 16, 17, 31, 33, 63, 65, 127, 129, 513, 1000, 1025, 2047):
+        assert_long(impl, n, L=2)
+
+
+@at_size("sghmc_step", "mass per coordinate")
+def test_each_of_thousands_of_masses_belongs_to_its_coordinate(impl):
+    assert_long(impl, 5003, L=3, vectors=("mass",))
+
+
+@at_size("sghmc_step", "b_hat per coordinate")
+def test_each_of_thousands_of_b_hats_belongs_to_its_coordinate(impl):
+    assert_long(impl, 5003, L=3, vectors=("b_hat",))
 
 
 # -------------------------------------------------------------------------------------------------------- line by line

@@ -5,6 +5,7 @@
     inputs            integers on a dyadic grid, from Hypothesis or from a seed
     sampler, cases    Algorithm 1 in fractions with its rounding bound; inputs for it
     energy, batches   Equation 2 in 60 digits with its rounding bounds; inputs for it
+    sizes             the same for thousands of coordinates and hundreds of rows
     properties        a sentence about an implementation as a test, and the register of all of them
     variants          the reference with pieces of its code replaced
     known_bugs/       the table of known bugs and correct rewritings

@@ -23,22 +23,29 @@ from oracle.diagnosis import (
 )
 from oracle.energy import NAMES
 from oracle.implementations import BITS
-from oracle.known_bugs import implementation
+from oracle.known_bugs import bugs_of_size, implementation
 from oracle.sampler import run
-from oracle.vectors import FLAGS, batch_of, case_of, read_vectors
+from oracle.vectors import DOUBLE, FLAGS, batch_of, case_of, read_vectors
 
-# A JSON text, or a word for what is no number as C, C++, Rust, Julia and others print it.
-WORDS = re.compile(r'"(?:[^"\\]|\\.)*"|[-+]?\b(?:nan(?:\(\w*\))?|inf(?:inity)?|1\.#\w+)(?!\w)', re.I)
+# A JSON text, or a word for what is no number as C, C++, C#, Rust, Julia, R, Scheme, YAML and others print it.
+WORDS = re.compile(r'''"(?:[^"\\]|\\.)*" | [-+]? (?<!\w)
+    (?: \.? (?:nan|inf(?:inity)?) (?:\.0|16|32|64|\(\w*\))? | 1\.\#\w+ | na | \u221e ) (?!\w)''', re.I | re.X)
+CANDIDATES = {"step": [*STEP_CANDIDATES, *((row, "as written") for row in bugs_of_size("step"))],
+              "energy": [*ENERGY_CANDIDATES, *((row, "as written") for row in
+                                               [*bugs_of_size("energy"), *bugs_of_size("gradient")])]}
 
 
 @dataclass
 class Verdict:
-    """text: what is wrong with a result, None if nothing is; judged: False where no judgement is possible."""
+    """text: what is wrong with a result, None if nothing is; judged: False where no judgement is possible; aside: what
+    of it is not judged; given: there is a result; double: in double precision, and a vector for either."""
 
     text: str = None
     judged: bool = True
     observation: Observation = None
     double: bool = True
+    aside: str = ""
+    given: bool = True
 
 
 def read_results(path):
@@ -47,9 +54,10 @@ def read_results(path):
         text = match.group().lower()
         if text.startswith('"'):
             return match.group()
-        return "NaN" if "inf" not in text else "-Infinity" if text[0] == "-" else "Infinity"
+        infinite = "inf" in text or "\u221e" in text
+        return "NaN" if not infinite else "-Infinity" if text[0] == "-" else "Infinity"
 
-    return json.loads(WORDS.sub(spelt_as_json, Path(path).read_text(encoding="utf-8")))
+    return json.loads(WORDS.sub(spelt_as_json, Path(path).read_text(encoding="utf-8-sig")), parse_int=float)
 
 
 def check(results):
@@ -63,7 +71,7 @@ def check(results):
     verdicts = {name: verdict(v, by_id.get(name)) for name, v in known.items()}
     for name, x in verdicts.items():
         said = "    " if not x.judged else "pass" if x.text is None else "FAIL"
-        print(f"{said}  {name}{'' if x.text is None else ': ' + x.text}")
+        print(f"{said}  {name}{'' if x.text is None else ': ' + x.text}{x.aside and f' ({x.aside})'}")
     for half in ("step", "energy"):
         for line in diagnosis(half, known, verdicts):
             print(line)
@@ -85,7 +93,7 @@ def checked_results(results, known):
         if name in by_id or set(result) - {"dtype", "id"} not in wanted:
             keys = ", ".join(sorted(wanted[0]))
             raise ValueError(f"{name}: given twice, or its keys are not id, {keys}, maybe dtype")
-        if result.get("dtype", "float64") not in BITS:
+        if result.get("dtype", "float64") not in list(BITS):
             raise ValueError(f"{name}: dtype must be float64 or float32, not {result['dtype']!r}")
         by_id[name] = result
     return by_id
@@ -94,10 +102,10 @@ def checked_results(results, known):
 def verdict(v, result):
     """The Verdict on one result."""
     if result is None:
-        return Verdict("no result with this id")
+        return Verdict("no result with this id", given=False)
     dtype = result.get("dtype", "float64")
-    if dtype == "float32" and "wide" in v["flags"]:
-        return Verdict("not judged: its inputs do not fit in single precision", judged=False)
+    if dtype == "float32" and DOUBLE & set(v["flags"]):
+        return Verdict("not judged: it asks for more than single precision has", judged=False)
     right, bounds = answers(v), bounds_of(v)
     try:
         got = answers(result, v.get("stop_grad"))
@@ -111,9 +119,23 @@ def verdict(v, result):
     for name, (x, want, bound) in parts.items():
         good = np.isfinite(x) & (abs(x - want) <= bound)
         texts += [] if good.all() else [f"{name}: {difference(x, want, bound, good)}"]
-    seen = Observation({name: tuple(map(decimals, part)) for name, part in parts.items()}, asked_of(v),
-                       SHARED.setdefault(("w_new" in v, v["id"]), {}))
-    return Verdict(texts[0] if texts else None, True, seen, dtype == "float64")
+    parts_seen = {name: tuple(map(decimals, part)) for name, part in parts.items()}
+    if "large" in v["flags"] and "u" in v:
+        seen = Observation(parts_seen, asked_of_large(v, parts_seen))
+    else:
+        seen = Observation(parts_seen, asked_of(v), SHARED.setdefault(("w_new" in v, v["id"]), {}))
+    return Verdict(texts[0] if texts else None, True, seen, dtype == "float64" and not DOUBLE & set(v["flags"]),
+                   not_judged(v, parts))
+
+
+def not_judged(v, parts):
+    """What of a result is not judged, in words."""
+    if "w_new" in v:
+        return ""
+    if len(parts) == 1:
+        return "its gradients are not judged: there are none"
+    rows = sum(bound is None for bounds in v["bound"]["grads"] for bound in bounds)
+    return f"{rows} rows of its gradients are not judged where a cosine is 0, but for being finite" if rows else ""
 
 
 def answers(x, stop_grad=None):
@@ -122,10 +144,11 @@ def answers(x, stop_grad=None):
         return {STEP: np.array(x["w_new"], dtype=np.float64)}
     stop_grad = x["stop_grad"] if stop_grad is None else stop_grad
     found = {"U": np.array(x["u"], dtype=np.float64)}
-    if "grads" in x and len(x["grads"]) != 4:
+    grads = x.get("grads") or ()  # null and [] are no gradients
+    if len(grads) not in (0, 4):
         raise ValueError("not four gradients")
     return found | {gradient_name(name, stop_grad): np.array(g, dtype=np.float64)
-                    for name, g in zip(NAMES, x.get("grads", ()), strict=False)}
+                    for name, g in zip(NAMES, grads, strict=False)}
 
 
 def bounds_of(v):
@@ -144,30 +167,59 @@ def asked_of(v):
     return lambda candidate: energy_of(candidate, batch_of(v), (v["stop_grad"],))
 
 
+def asked_of_large(v, parts):
+    """The same for a large batch, where gradients by differences take too long: there a bug that a machine
+    differentiated is ruled out by its U alone."""
+    def ask(candidate):
+        row, how = candidate
+        answer = SHARED.setdefault((False, v["id"]), {})
+        if row not in answer:
+            answer[row] = energy_of((row, "as written"), batch_of(v), (v["stop_grad"],))
+        given = {name: got for name, (got, _, _) in parts.items() if name != "U"}
+        return answer[row] if how == "as written" else {**given, "U": answer[row]["U"]}
+    return ask
+
+
 def diagnosis(half, known, verdicts):
     """Lines that say what the failures of one half have in common: a known bug, single precision, a flag."""
-    mine = {name: x for name, x in verdicts.items() if name.startswith(half + "/") and x.observation}
+    mine = {name: x for name, x in verdicts.items() if name.startswith(half + "/") and x.given and x.judged}
     failed = [name for name, x in mine.items() if x.text is not None]
     if not failed:
         return
-    seen = [mine[name].observation for name in sorted(mine, key=lambda name: "generic" not in name)]
-    if all(mine[name].double for name in mine) and all(map(is_single, seen)):
+    in_order = sorted(mine, key=lambda name: ("generic" not in name, name not in failed))
+    seen = [mine[name].observation for name in in_order if mine[name].observation]
+    double = [mine[name].observation for name in in_order if mine[name].double]
+    if double and all(x and is_single(x) for x in double):
         yield f"{half}: right to single precision; say \"dtype\": \"float32\", or look for a hidden float32."
         return
-    found = explain(seen, STEP_CANDIDATES if half == "step" else ENERGY_CANDIDATES)
+    wrong = set().union(*(x.wrong for x in seen))
+    candidates = [x for x in CANDIDATES[half] if possible(x, seen, wrong)]
+    found = explain(seen, candidates or CANDIDATES[half][:1])
     if found.whole:
         yield f"{half}: your output equals that of a known bug: {some(found.whole, ' Or: ')}"
-    else:
-        yield f"{half}: {in_parts(found, seen)}"
+    elif found.wrong:
+        yield f"{half}: {in_parts(found, seen) if half == 'energy' else 'no known bug.'}"
     yield from shared_flags(failed, [name for name in mine if name not in failed], known)
 
 
+def possible(candidate, seen, wrong):
+    """Whether a known bug explains any wrong part in all vectors; the others need not be tried on all parts."""
+    for x in seen:
+        wrong = wrong - (set(x.parts) - x.fits(candidate))
+        if not wrong:
+            return False
+    return True
+
+
 def shared_flags(failed, passed, known):
-    """The flags that all failures have and no success, or the other way round."""
+    """The flags that all failures have, if possible those that no success has; and the other way round."""
     flags = {name: set(known[name]["flags"]) for name in [*failed, *passed]}
-    common = set.intersection(*(flags[name] for name in failed)) - set().union(*(flags[name] for name in passed))
-    for flag in sorted(common):
-        yield f"  All failures, and only they, have the flag {flag}: {FLAGS[flag]}"
+    common = set.intersection(*(flags[name] for name in failed))
+    alone = common - set().union(*(flags[name] for name in passed))
+    for flag in sorted(alone or common):
+        others = sum(flag in flags[name] for name in passed)
+        who = f"All failures, and {others} of those that pass," if others else "All failures, and only they,"
+        yield f"  {who} have the flag {flag}: {FLAGS[flag]}"
     if passed:
         spared = set.intersection(*(flags[name] for name in passed)) - set().union(*(flags[name] for name in failed))
         for flag in sorted(spared):

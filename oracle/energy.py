@@ -48,14 +48,15 @@ def unit(rows):
     return rows / norm, norm
 
 
-def truth(batch, stop_grad=False):
+def truth(batch, stop_grad=False, counts=None):
     """Equation 2 and its gradient in 60 digits: cosines s, m, U, grads and norms in the order p1, z1, p2, z2.
-    At m = 0 there is no U and no gradient."""
+    At m = 0 there is no U and no gradient. counts: of a batch that has row i counts[i] times."""
     (p1, P1), (z1, Z1), (p2, P2), (z2, Z2) = (unit(x) for x in batch.arrays())
     s12 = inner(decimals(batch.p1), decimals(batch.z2)) / (P1 * Z2)[:, 0]  # of raw rows: exactly 0 if orthogonal
     s21 = inner(decimals(batch.p2), decimals(batch.z1)) / (P2 * Z1)[:, 0]
-    B = len(s12)
-    m = (sum(abs(s12)) + sum(abs(s21))) / (2 * B)
+    counts = np.ones(len(s12), int) if counts is None else counts
+    B = int(sum(counts))
+    m = (counts * (abs(s12) + abs(s21))).sum() / (2 * B)
     right = SimpleNamespace(s=[s12, s21, s21, s12], m=m, U=None, grads=None, norms=[P1, Z1, P2, Z2])
     if m:
         a, b = (-np.sign(s)[:, None] / (2 * B * m) for s in (s12, s21))

@@ -289,13 +289,20 @@ class OwnDraws:
     def deep_statistics(self):
         """Many leapfrogs and masses that differ, at a size that is no multiple of 8."""
         settings = {**self.plain, "L": self.deep}
-        e = self.white(self.call(self.middle, self.seed + 21, settings).D, settings)
+        e = self.white(self.deep_path.D, settings)
         statistics = [] if e is None else law_of(e, self.middle, f"L = {self.deep}", means=False)
         if not isinstance(self.mass_per_coordinate, str) and self.mass_per_coordinate is not None:
             statistics += law_of(self.mass_per_coordinate, self.middle, "a mass for each coordinate")
         return statistics
 
+    @cached_property
+    def deep_path(self):
+        return self.call(self.middle, self.seed + 21, {**self.plain, "L": self.deep})
+
     def deep_law(self):
+        leapfrogs = len(self.deep_path.D)
+        if leapfrogs != self.deep:
+            return [f"with L = {self.deep} the sample is {leapfrogs} positions from W_t, not {self.deep}"]
         return self.said("deep", self.deep_statistics)
 
     @cached_property

@@ -26,6 +26,7 @@ SETTINGS = dict(derandomize=not RANDOM, database=None, deadline=None, phases=[Ph
                 suppress_health_check=list(HealthCheck), report_multiple_bugs=False, print_blob=False,
                 verbosity=Verbosity.quiet)  # our own message says it all
 PROPERTIES = []  # (check, capability), run by pytest on the implementations, by the kill matrix on the known bugs
+FIXED, SIZED = set(), set()  # checks that draw nothing; those of them at real sizes
 
 
 class Shrinking(Draw):
@@ -40,9 +41,11 @@ class Shrinking(Draw):
 
 def holds_for(capability, keyword=None, examples=20):
     """Make a property `check(impl, draw)` a Hypothesis test of every implementation that has `capability`, and whose
-    sghmc_step takes `keyword`; conftest.py at the top of the repository says which these are."""
+    sghmc_step takes `keyword`; conftest.py at the top of the repository says which these are. One example: it draws
+    nothing."""
     def register(check):
         PROPERTIES.append((check, capability))
+        FIXED.update([check] if examples == 1 else [])
 
         @settings(max_examples=examples if THOROUGH else max(1, examples // 3), **SETTINGS)
         @given(data=st.data())
@@ -53,6 +56,19 @@ def holds_for(capability, keyword=None, examples=20):
         test.__name__, test.__doc__, test.__module__ = check.__name__, check.__doc__, check.__module__
         test.needs = capability, keyword
         return test
+    return register
+
+
+def at_size(capability, keyword=None):
+    """The same for a property check(impl) at real sizes, with fixed inputs."""
+    def register(check):
+        def drawing_nothing(impl, draw):
+            check(impl)
+
+        drawing_nothing.__name__, drawing_nothing.__doc__ = check.__name__, check.__doc__
+        drawing_nothing.__module__ = check.__module__
+        SIZED.add(drawing_nothing)
+        return holds_for(capability, keyword, examples=1)(drawing_nothing)
     return register
 
 
@@ -94,11 +110,12 @@ def where(error):
     return f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
 
 
-def first_failure(impl, seeds=2):
-    """Name of the first property that the implementation fails on fixed inputs, or None."""
+def first_failure(impl, seeds=2, sized=False):
+    """Name of the first property that the implementation fails on fixed inputs, or None; sized: only those at real
+    sizes are tried."""
     for seed in range(seeds):
         for check, capability in PROPERTIES:
-            if impl.has(capability):
+            if impl.has(capability) and not (seed and check in FIXED) and (check in SIZED or not sized):
                 try:
                     with np.errstate(all="ignore"):
                         check(impl, Draw(seed))

@@ -23,7 +23,10 @@ from oracle.inputs import on_one_line
 
 @dataclass(eq=False, repr=False)
 class Case:
-    """One call of the sampler; U = x'Ax/2 - b'x + kappa x'|x|/2, or gradients g[l] recorded for the positions X_l."""
+    """One call of the sampler; U = x'Ax/2 - b'x + kappa x'|x|/2, or gradients g[l] recorded for the positions X_l.
+
+    A is (n, n), or (n,) for a diagonal matrix.
+    """
 
     __repr__ = on_one_line
 
@@ -62,7 +65,12 @@ class Case:
         if g is not None:
             return g[l]
         kappa = Fraction(abs(self.kappa) if positive else self.kappa)
-        return A @ X + (b if positive else -b) + kappa * abs(X)
+        return product(A, X) + (b if positive else -b) + kappa * abs(X)
+
+
+def product(A, x):
+    """A x for A (n, n) or a diagonal (n,)."""
+    return A * x if A.ndim == 1 else A @ x
 
 
 # ---------------------------------------------------------------------------------------------- right answers, bounds
@@ -82,9 +90,14 @@ def positions(case, positive=False):
 
 
 def gamma(impl, case):
-    """gamma_k = k u / (1 - k u), k = L (2n + 18) + 4."""
-    k = case.L * (2 * case.n + 18) + 4
+    """gamma_k = k u / (1 - k u), k = L (2n + 18) + 4; a diagonal force has the roundings of n = 1."""
+    k = operations(case)
     return k * impl.u / (1 - k * impl.u)
+
+
+def operations(case):
+    """k = L (2n + 18) + 4, n the terms in each sum of A x."""
+    return case.L * (2 * (1 if case.A.ndim == 1 else case.n) + 18) + 4
 
 
 def rounding_bound(impl, case):
@@ -139,7 +152,7 @@ def gradient(case, asked=None):
             asked.append(x.copy())
         if case.g is not None:
             return case.g[abs(places - x).max(axis=1).argmin()].copy()
-        return case.A @ x - case.b + case.kappa * abs(x)
+        return product(case.A, x) - case.b + case.kappa * abs(x)
     return grad
 
 

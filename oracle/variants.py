@@ -7,6 +7,7 @@ reference may be formatted at will. It must match exactly once: a change of the 
 import ast
 import functools
 import textwrap
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,28 +35,48 @@ def variant(edits=None, *, decimals=False):
     old is one expression or a run of statements; new may be empty. With decimals, arguments must be Decimals and the
     caller sets the precision. ValueError: old does not occur exactly once.
     """
-    tree = parsed("import numpy as np", "") if decimals else parsed()
-    for old, new in (edits or {}).items():
-        tree = replaced(tree, old, new)
+    edits = {**({"import numpy as np": ""} if decimals else {}), **(edits or {})}
+    changed = {}
+    for old, new in edits.items():
+        replace(old, new, changed)
     namespace = {"__name__": "reference_variant", "np": DecimalNumpy()}
-    exec(compile(ast.fix_missing_locations(tree), "reference_variant", "exec"), namespace)
+    for i, unit in enumerate(units()):
+        exec(compiled(changed[i]) if i in changed else unit.code, namespace)
     return SimpleNamespace(**{name: f for name, f in namespace.items() if not name.startswith("__")})
 
 
-def parsed(*edit):
-    tree = ast.parse(SOURCE)
-    return replaced(tree, *edit) if edit else tree
+@dataclass
+class Unit:
+    """A top-level statement of the reference: its source, its code, and what text() says of all syntax in it."""
+
+    source: str
+    code: object
+    texts: frozenset
 
 
-def replaced(tree, old, new):
-    """The tree with the code `old` replaced by `new`; ValueError unless old occurs exactly once."""
+@functools.cache
+def units():
+    """The reference, cut so that a replacement costs no more than the function that it is in."""
+    trees = [ast.Module([node], []) for node in ast.parse(SOURCE).body]
+    return [Unit(ast.unparse(tree), compiled(tree), frozenset(map(ast.dump, ast.walk(tree)))) for tree in trees]
+
+
+def compiled(tree):
+    return compile(ast.fix_missing_locations(tree), "reference_variant", "exec")
+
+
+def replace(old, new, changed):
+    """Replaces the code `old` by `new` in changed, {number of a unit: its syntax tree}; ValueError unless old occurs
+    exactly once."""
     before, after = (ast.parse(textwrap.dedent(code)).body for code in (old, new))
     is_expression = len(before) == 1 and isinstance(before[0], ast.Expr)
     swap = Expressions(before[0].value, after[0].value) if is_expression else Statements(before, after)
-    tree = swap.visit(tree)
+    first = text(before[0].value if is_expression else before[0])
+    for i, unit in enumerate(units()):
+        if i in changed or first in unit.texts:
+            changed[i] = swap.visit(changed.get(i) or ast.parse(unit.source))
     if swap.count != 1:
         raise ValueError(f"a replacement matches {swap.count} times instead of once: {old!r}")
-    return tree
 
 
 @functools.lru_cache(maxsize=100_000)

@@ -1,5 +1,6 @@
 """Test vectors for other languages, made by the reference itself in 60-digit decimals: the same bytes everywhere."""
 
+import functools
 import json
 import random
 from decimal import Decimal, localcontext
@@ -8,9 +9,9 @@ import numpy as np
 
 from oracle.arithmetic import INFINITY, decimals
 from oracle.energy import NAMES, Batch, energy_bound, gradient_bounds, truth
-from oracle.implementations import ROOT, SINGLE
+from oracle.implementations import NUMPY, ROOT, SINGLE
 from oracle.known_bugs import bugs
-from oracle.sampler import Case, positions
+from oracle.sampler import Case, operations, positions
 from oracle.variants import variant
 
 FOLDER = ROOT / "vectors"
@@ -28,7 +29,12 @@ FLAGS = {
     "zero_row": "has a row of zeros: cosine 0; grads with bound null need only be finite",
     "collinear": "every pair is collinear: U = 0, not negative, not NaN",
     "scaled": "rows of norm 1e-6 or 1e6",
+    "many_leapfrogs": "L > 20: shows rows of z that are used twice",
+    "large": "n, B or d beyond 128 and no multiple of 8: shows bugs of code that works in blocks",
+    "diagonal": "A is a list of n numbers, a diagonal matrix: the gradient is A[i] x[i] - b[i]",
+    "orthogonal": "nearly orthogonal rows, m = 1e-9: shows clamps and small numbers added; not judged in float32",
 }
+DOUBLE = {"wide", "orthogonal"}  # flags of vectors that say nothing about single precision
 STEP_KEYS = {"id", "flags", "eps", "L", "alpha", "mass", "b_hat", "w", "z", "A", "b", "g", "trajectory", "w_new",
              "bound", "wrong"}
 ENERGY_KEYS = {"id", "flags", "stop_grad", "p1", "z1", "p2", "z2", "u", "grads", "bound", "wrong"}
@@ -48,13 +54,17 @@ STEPS = [  # id, flags, coordinates, grid of the inputs, parameters
     ("exact-no-noise", "exact b_hat", 2, 1, dict(eps=0.5, L=2, alpha=0.5, mass=0.25, b_hat=0.25)),
     ("wide", "wide one_leapfrog", 2, 2**30, dict(eps=0.25, L=1, alpha=0.125, mass=0.25)),
     ("wide-deep", "wide", 2, 1, dict(eps=0.25, L=4, alpha=0.125, mass=0.25)),
+    ("many-leapfrogs", "many_leapfrogs", 3, 8, dict(eps=0.1, L=21, alpha=0.05, mass=0.7)),
+    ("thousand", "exact large diagonal diagonal_mass", 1027, 1,
+     dict(eps=0.25, L=2, alpha=0.125, mass=[1.0, 0.25, 0.25] * 342 + [1.0])),
 ]
 ENERGIES = [  # id, flags, B, d, seed, factor of the rows of p1; the generic rows are nearly orthogonal, m = 0.08
     ("generic", "generic", 3, 4, 387, 0.5), ("generic-stop", "generic stop_grad", 3, 4, 387, 0.5),
     ("one-pair", "", 1, 5, 1, 2.0), ("batch", "", 5, 2, 2, 1.0), ("batch-stop", "stop_grad", 5, 2, 2, 1.0),
     ("worked-example", "", 2, 2, 3, 1.0), ("tiny-rows", "scaled", 2, 3, 4, 2.0**-20),
     ("huge-rows", "scaled", 2, 3, 4, 2.0**20), ("zero-row", "zero_row", 3, 2, 5, 1.0),
-    ("collinear", "collinear", 3, 3, 6, 1.5),
+    ("collinear", "collinear", 3, 3, 6, 1.5), ("large-batch", "large", 131, 2, 7, 1.0),
+    ("long-rows", "large", 2, 131, 8, 1.0), ("orthogonal", "orthogonal", 2, 2, 9, 1.0),
 ]
 
 
@@ -66,7 +76,7 @@ def vectors():
     for kind, made in (("step", step_vectors()), ("energy", energy_vectors())):
         made = list(made)
         used = {flag: note for flag, note in FLAGS.items() if any(flag in v["flags"] for v in made)}
-        bodies = [",\n".join(f'  "{key}": {json.dumps(v[key])}' for key in v) for v in made]
+        bodies = [",\n".join(f'  "{key}": {json.dumps(v[key], separators=(",", ": "))}' for key in v) for v in made]
         texts[f"{kind}.json"] = (f'{{"format": 1,\n "flags": {json.dumps(used, indent=2)},\n "vectors": [\n {{\n'
                                  + "\n },\n {\n".join(bodies) + "\n }\n]}\n")
     return texts
@@ -97,8 +107,8 @@ def step_vectors():
     for seed, (name, flags, n, size, parameters) in enumerate(STEPS):
         v = {"id": name, "flags": flags.split(), "mass": 1.0, "b_hat": 0.0, **parameters}
         rows = np.array(grid(seed, (2 * v["L"] + 3, n), size)) + (1 if size > 8 else 0)
-        A = np.array(grid(seed + 100, (n, n), min(size, 8)))
-        A = A if "asymmetric" in v["flags"] else A + A.T
+        A = np.array(grid(seed + 100, (n, 1 if "diagonal" in v["flags"] else n), min(size, 8)))
+        A = A[:, 0] if "diagonal" in v["flags"] else A if "asymmetric" in v["flags"] else A + A.T
         v.update(w=floats(rows[0]), z=floats(rows[2:]), A=floats(A), b=floats(rows[1]))
         X, g, w_new = decimal_step(v)
         v.update(g=floats(g), trajectory=floats([*X[::2], X[-1]]), w_new=floats(w_new))
@@ -115,7 +125,7 @@ def decimal_step(v, edits=None):
 
     def grad(x):
         X.append(x)
-        g.append((A * x).sum(axis=1) - b)
+        g.append((A * x if A.ndim == 1 else (A * x).sum(axis=1)) - b)
         return g[-1]
 
     with localcontext() as context:
@@ -127,7 +137,7 @@ def decimal_step(v, edits=None):
 
 def step_bound(case):
     """k F / (1 - k 2^-24): gamma_k F is at most u times this for u <= 2^-24."""
-    k = case.L * (2 * case.n + 18) + 4
+    k = operations(case)
     return positions(case, positive=True)[-1] * k / (1 - k * SINGLE.u)
 
 
@@ -138,14 +148,18 @@ def energy_vectors():
         if name == "worked-example":
             rows = np.array([[[3, 4], [5, 12]], [[3, 4], [-5, 12]], [[8, 15], [3, -4]], [[5, 12], [8, 15]]]) * 1.0
         rows[0] *= factor
+        if "large" in flags:
+            rows[1::2, :, 0] += 1 / 8  # no cosine is 0
         if "zero_row" in flags:
             rows[1, 0] = 0
         if "collinear" in flags:
             rows[3], rows[1] = -rows[0], 3 * rows[2]
+        if "orthogonal" in flags:  # a quarter turn, and 2^-30 of the row itself
+            rows[3], rows[1] = (x @ [[2.0**-30, 1], [-1, 2.0**-30]] for x in (rows[0], -rows[2]))
         v = {"id": name, "flags": flags.split(), "stop_grad": "stop_grad" in flags}
         v.update(zip(NAMES, rows.tolist(), strict=True))
         v.update(zip(("u", "grads"), decimal_energy(v), strict=True))
-        v["bound"] = bounds_over_u(batch_of(v))
+        v["bound"] = bounds_over_u(batch_of(v), NUMPY if DOUBLE & set(v["flags"]) else SINGLE)
         rows = [row for row in bugs("energy", "gradient") if "generic" in flags and not row.no_decimals]
         answers = [(row, decimal_energy(v, row.edits)) for row in rows]
         v["wrong"] = [{**about(row), "u": u, "grads": grads} for row, (u, grads) in answers
@@ -164,19 +178,21 @@ def decimal_energy(v, edits=None):
         return float(u), [floats(places(g)) for g in grads]
 
 
-def bounds_over_u(batch):
-    """Allowed errors over u, for u <= 2^-24: {"u": number, "grads": one number or null per row of p1, z1, p2, z2}."""
+def bounds_over_u(batch, largest):
+    """Allowed errors over u, for u up to the `largest`: {"u": number, "grads": one number or null per row of p1, z1,
+    p2, z2}."""
     def printed(bound):
-        return None if bound == INFINITY else float(f"{bound * 2**24:.6g}")
+        return None if bound == INFINITY else float(f"{bound * largest.u.denominator:.6g}")
 
     right = truth(batch)
-    columns = gradient_bounds(SINGLE, batch, right)
-    return {"u": printed(energy_bound(SINGLE, batch, right)),
+    columns = gradient_bounds(largest, batch, right)
+    return {"u": printed(energy_bound(largest, batch, right)),
             "grads": [[printed(e) for e in column[:, 0]] for column in columns]}
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
 
+@functools.cache
 def read_vectors(kind):
     """The vectors of one file by id; ValueError for unknown or missing keys, repeated ids, flags without a note."""
     content = json.loads((FOLDER / f"{kind}.json").read_text(encoding="utf-8"))

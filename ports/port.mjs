@@ -49,7 +49,7 @@ function energy(p1, z1, p2, z2, stopGrad) {
 }
 
 const steps = read("step").map((v) => {
-  const grad = (x) => v.A.map((row, i) => dot(row, x) - v.b[i]); // U = x'Ax/2 - b'x
+  const grad = (x) => v.A.map((row, i) => (Array.isArray(row) ? dot(row, x) : row * x[i]) - v.b[i]); // U = x'Ax/2 - b'x
   return { id: `step/${v.id}`, w_new: sghmcStep(v.w, v.z, grad, v) };
 });
 const energies = read("energy").map((v) => ({ id: `energy/${v.id}`, ...energy(v.p1, v.z1, v.p2, v.z2, v.stop_grad) }));

@@ -7,10 +7,11 @@ import numpy as np
 
 from oracle.arithmetic import decimals
 from oracle.implementations import Implementation
-from oracle.known_bugs import energy, gradient, step
+from oracle.known_bugs import energy, gradient, sizes, step
 from oracle.variants import variant
 
-TABLE = {"step": step.ROWS, "energy": energy.ROWS, "gradient": gradient.ROWS}
+TABLE = {"step": step.ROWS + sizes.STEP, "energy": energy.ROWS + sizes.ENERGY,
+         "gradient": gradient.ROWS + sizes.GRADIENT}
 
 
 @functools.cache
@@ -22,6 +23,11 @@ def implementation(row):
 def bugs(*targets):
     """The rows of these targets that change a result, in the order of the table."""
     return [row for target in targets for row in TABLE[target] if row.changes_value]
+
+
+def bugs_of_size(target):
+    """The rows that change a result at real sizes alone."""
+    return [row for row in TABLE[target] if row.sized]
 
 
 @functools.cache
