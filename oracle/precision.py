@@ -1,0 +1,70 @@
+"""Short formats inside an implementation: bfloat16, float16 and float32 make its answer go in steps.
+
+One input is moved by equal amounts far below the precision of a format. In that format all of them are nearly the same
+number, and so are the answers; in a longer one all answers differ.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from oracle.batches import generic_batch
+from oracle.cases import generic_case
+from oracle.implementations import BITS, NUMPY
+from oracle.sampler import gradient, run
+
+FORMATS = {8: "bfloat16", 11: "float16", 24: "float32"}
+STEPS = np.arange(17)
+
+
+def format_inside(answer, dtype):
+    """The shortest format whose steps answer(x) -> bytes shows, x the factor of an input near 1; None if none."""
+    if answer(1.0) == answer(1.5):
+        return None  # it does not depend on this input
+    for bits, name in FORMATS.items():
+        if bits >= BITS[dtype]:
+            return None
+        x = 1 + STEPS * 2.0 ** -(bits + 5)  # all of them within half a step of the format
+        if len({answer(t) for t in x}) <= 4:
+            return name
+    return None
+
+
+def rounded_step(impl):
+    """Which input of a sampler is rounded to a shorter format than it claims, in words; "" if none is."""
+    case, found = generic_case(impl, L=1), {}
+
+    def ask(t, kind):
+        x = getattr(case, kind).copy()
+        x[(0, 0) if kind == "z" else 0] *= t
+        case_t = replace(case, **{kind: x})
+        return impl.step(case_t.w.copy(), case_t.z.copy(), gradient(case_t), **case_t.settings()).tobytes()
+
+    for kind, what in (("w", "W_t"), ("z", "z[0]"), ("b", "the gradient")):
+        name = format_inside(lambda t, kind=kind: ask(t, kind), impl.dtype)
+        if name:
+            found.setdefault(name, []).append(what)
+    return "; ".join(f"precision: {' and '.join(what)} {'is' if len(what) == 1 else 'are'} rounded to {name}"
+                     for name, what in found.items())
+
+
+def rounded_scalars(impl):
+    """A setting that passed through float32: with settings that float32 holds the answer is right."""
+    case = generic_case(impl)
+    case = replace(case, eps=0.125, alpha=0.125, mass=4.0 if impl.accepts("mass") else 1.0, b_hat=0.0)
+    want = run(NUMPY, case)
+    return ("precision: right to single precision only, though the answers have more digits: a setting, or a constant "
+            "made from one, passes through float32." if (abs(run(impl, case) - want) <= 1e-14).all() else "")
+
+
+def rounded_energy(impl):
+    """The format that U shows, in words; "" if it is none."""
+    batch = generic_batch()
+
+    def ask(t):
+        p1 = batch.p1.copy()
+        p1[0, 0] *= t
+        return impl.energy(*replace(batch, p1=p1).arrays())
+
+    name = format_inside(ask, impl.dtype) if impl.has("energy") else None
+    return f"precision: U goes in steps: the cosines, or their rows, are rounded to {name}." if name else ""
