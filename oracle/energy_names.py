@@ -109,29 +109,53 @@ def large(impl):
 
 
 def described(wrong, seen):
-    """Outputs that are wrong by one factor, zero where they should not be, or wrong in some rows alone."""
+    """Wrong outputs in words, those that are wrong alike together."""
     texts = {}
-    for name, (got, right, bound) in seen[0].parts.items():
-        if name not in wrong:
-            continue
-        got, right, bound = (np.array(x, dtype=float) for x in (got, right, bound + 0 * right))
-        bad = abs(got - right) > bound
-        ratio = got[abs(right) > 8 * bound] / right[abs(right) > 8 * bound]
-        if not np.isfinite(got).all():
-            text = "not finite"
-        elif not got.any():
-            text = "0 where it should not be"
-        elif not right.any():
-            text = "not zero, as it should be"
-        elif len(ratio) and np.ptp(ratio) <= 1e-6 * abs(ratio[0]):
-            text = f"{ratio[0]:.6g} times what it should be"
-        elif got.ndim == 2 and not bad.any(axis=1).all():
-            text = f"wrong in rows {', '.join(map(str, np.flatnonzero(bad.any(axis=1))))} of {len(got)} alone"
-        elif got.ndim == 0:
-            m, right_m = np.exp(-got), np.exp(-right)
-            text = f"{float(got):.9g}, right is {float(right):.9g} (m {m:.6g} instead of {right_m:.6g})"
-        else:
-            i = tuple(np.argwhere(bad)[0])
-            text = f"{got[i]:.6g} in {list(map(int, i))}, right is {right[i]:.6g}"
-        texts.setdefault(text, []).append(name)
+    for name in seen[0].parts:
+        if name in wrong:
+            texts.setdefault(factor(name, seen) or entry(*as_floats(*seen[0].parts[name])), []).append(name)
     return [f"{', '.join(names)}: {text}" for text, names in texts.items()]
+
+
+def as_floats(got, right, bound):
+    return (np.array(x, dtype=float) for x in (got, right, bound + 0 * right))
+
+
+def factor(name, seen):
+    """The one factor by which a gradient is wrong in all batches, in words; "" if there is none."""
+    factors = []
+    for observation in seen:
+        got, right, bound = as_floats(*observation.parts[name])
+        counts = abs(right) > 8 * bound
+        if got.ndim == 0 or not counts.any() or not np.isfinite(got).all() or not got.any():
+            return ""
+        ratio = got[counts] / right[counts]
+        if np.ptp(ratio) > 1e-6 * abs(ratio[0]):
+            return ""
+        (B, d), U = got.shape, float(observation.parts["U"][1]) if "U" in observation.parts else 0.0
+        factors.append((ratio[0], {"": 1.0, "B": B, "B^2": B * B, "1 / B": 1 / B, "d": d, "m": np.exp(-U),
+                                   "1 / m": np.exp(U)}))
+    for words in factors[0][1]:
+        sizes = [x / plain[words] for x, plain in factors]
+        if np.ptp(sizes) <= 1e-6 * abs(sizes[0]):
+            number = "" if words and abs(sizes[0] - 1) < 1e-6 else f"{sizes[0]:.6g} "
+            return f"{number}{words}".strip() + " times what it should be"
+    return f"{factors[0][0]:.6g} times what it should be in one batch, {factors[1][0]:.6g} times in another"
+
+
+def entry(got, right, bound):
+    """What is wrong with one output (arrays of one shape), in words."""
+    bad = ~(abs(got - right) <= bound)
+    if not np.isfinite(got).all():
+        return "not finite"
+    if got.ndim == 0:
+        return f"{float(got):.9g}, right is {float(right):.9g} (m {np.exp(-got):.6g} instead of {np.exp(-right):.6g})"
+    if not got.any():
+        return "0 where it should not be"
+    if not right.any():
+        return "not zero, as it should be"
+    rows = np.flatnonzero(bad.any(axis=1))
+    if len(rows) < len(got):
+        return f"wrong in row{'s' * (len(rows) > 1)} {', '.join(map(str, rows))} of {len(got)} alone"
+    i = tuple(map(int, np.argwhere(bad)[0]))
+    return f"{got[i]:.6g} in {list(i)}, right is {right[i]:.6g}"

@@ -65,7 +65,6 @@ CONSTANTS = {
     "{} is added to the product of the norms": by_norms(lambda p, z, delta: p * z + delta),
     "{} is added under the root of a smooth absolute value, sqrt(s^2 + delta)": by_cosines(
         lambda s, delta: root(s * s + delta)),
-    "{} is added to U": lambda rows, delta: RIGHT(rows, 0) + delta,
     "U is multiplied by 1 + {}": lambda rows, delta: RIGHT(rows, 0) * (1 + delta),
     "m is multiplied by 1 + {}": lambda rows, delta: RIGHT(rows, 0) - (1 + delta).ln(),
 }

@@ -26,7 +26,8 @@ def half_of(capability):
 
 def diagnose_draws(impl):
     """Names the bug of a sampler that draws its own noise: of its generator, or by its law."""
-    return "; ".join(diagnose(look(impl), [(row.name, implementation(row).module.sghmc_step) for row in bugs("step")]))
+    found = diagnose(look(impl), [(row.name, implementation(row).module.sghmc_step) for row in bugs("step")])
+    return "; ".join(sorted(found, key=lambda text: text.startswith("b_hat = 2 C")))  # what has a name comes first
 
 
 def record(impl, capability, test, message, inputs=()):
@@ -59,7 +60,8 @@ def lines_at_the_end(skipped=(), foreign=True, lacks=()):
 
 def examples(name, half, failed):
     """The failed tests: the simplest messages, and how many more there are."""
-    simplest = sorted(failed, key=lambda test: len(failed[test][0]))[:MOST_TESTS]
+    texts = {failed[test][0]: test for test in failed}  # one test for each message
+    simplest = [texts[message] for message in sorted(texts, key=len)[:MOST_TESTS]]
     more = f", the {MOST_TESTS} shortest (all: -rf; their inputs: --tb=short)" if len(failed) > MOST_TESTS else ""
     count = f"{len(failed)} test{'s fail' if len(failed) > 1 else ' fails'}"
     return [f"{name}, {half}: {count}{more}:",
