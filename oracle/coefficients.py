@@ -6,6 +6,7 @@ import numpy as np
 
 from oracle.diagnosis import some
 from oracle.formula import words
+from oracle.implementations import NUMPY
 from oracle.probes import (
     Elsewhere,
     described,
@@ -42,9 +43,9 @@ def settings_of(impl):
 
 def wrong_coefficients(impl):
     """What is wrong with the coefficients of the recursion, in words; "" if nothing is."""
-    clipped = large_gradients(impl)
-    if clipped:
-        return clipped
+    sized = by_size(impl)
+    if sized:
+        return sized
     for special, case, alone in settings_of(impl):
         try:
             found = facts(impl, case, alone)
@@ -62,8 +63,12 @@ def facts(impl, case, alone=None):
     """What is wrong at one case, a list of texts."""
     seen = responses(impl, case, alone)
     mixed, wrong = mixing(seen), np.flatnonzero(wrong_coordinates(seen))
-    if mixed or not len(wrong):
+    if mixed:
         return mixed
+    if not len(wrong):
+        off = np.flatnonzero(abs(seen.offset) > 64 * seen.error["w"])
+        return [f"every coefficient is right, but X_{case.L} is off by {seen.offset[off[0]]:.6g} in "
+                f"{some_coordinates(off)} of {case.n}"] if len(off) else []
     i = int(wrong[0])
     found = rows_of_z(seen, i) or decay(seen, i) or move(seen, wrong) or variance(impl, seen, i) or grouped(seen, i)
     if len(wrong) < case.n:
@@ -166,17 +171,22 @@ def common_factor(seen, i):
 
 
 def variance(impl, seen, i):
-    """Where b_hat alone is wrong: by what it lowers the variance of the noise."""
-    case, key = seen.case, ("z", 1)
+    """Where b_hat alone is wrong: by what it lowers the variance of the noise, at this b_hat and at half of it."""
+    case, key, acts = seen.case, ("z", 1), []
     if not np.any(case.b_hat):
         return []
     plain = responses(impl, replace(case, b_hat=0.0), alone=())
-    free, got, want = (float(x) ** 2 for x in (plain.right[key][1, i], seen.own[key][1, i], seen.right[key][1, i]))
-    if wrong_coordinates(plain)[i] or free == got:
+    free, B = float(plain.right[key][1, i]) ** 2, np.broadcast_to(case.b_hat, case.n)[i]
+    if wrong_coordinates(plain)[i]:
         return []
-    factor = (free - got) / (free - want)
-    text = words(factor, 1e-11 if impl.dtype == "float64" else 1e-4, settings(case, i)) or f"{factor:.9g}"
-    return [f"B^ is taken off the noise variance {text} times (right: 2 B^ eps of 2 alpha M, once)"]
+    for x in (seen, responses(impl, replace(case, b_hat=case.b_hat / 2), alone=())):
+        got, want = (float(part[key][1, i]) ** 2 for part in (x.own, x.right))
+        acts.append((free - got) / (free - want))
+    text = words(acts[0], 1e-11 if impl.dtype == "float64" else 1e-4, settings(case, i))
+    if text and abs(acts[1] / acts[0] - 1) < (1e-9 if impl.dtype == "float64" else 1e-3):
+        return [f"B^ is taken off the noise variance {text} times (right: 2 B^ eps of 2 alpha M, once)"]
+    return [f"b_hat = {B:.6g} lowers the noise variance as {acts[0] * B:.6g} should, and {B / 2:.6g} as "
+            f"{acts[1] * B / 2:.6g}"]
 
 
 def grouped(seen, i):
@@ -214,18 +224,27 @@ def split_kicks(weight, seen, i):
     return None
 
 
-# -------------------------------------------------------------------------------------------------- large gradients
+# ----------------------------------------------------------------------------------------------- what depends on size
 
-def large_gradients(impl):
-    """Whether the size of a gradient changes its share: clipped, normalised, or overflown; "" if it does not."""
+def by_size(impl):
+    """Whether the size of a gradient or a draw changes its share: clipped, normalised, dropped; "" if it does not."""
+    return size_of(impl, "g", 0, "gradient") or size_of(impl, "z", 0, "z[0]") or size_of(impl, "z", 1, "z[1]")
+
+
+def size_of(impl, kind, row, what):
+    """The same for one input, by the difference of calls with both signs, at 2^-12 ... 2^24 times a pattern."""
     case = probe_case(n=4, L=1, mass=2.89 if impl.accepts("mass") else 1.0)
-    case = replace(case, g=0 * case.g)
-    share = -case.eps**2 / (2 * float(case.mass))
     pattern, used = np.array([1.0, -2.0, 0.5, 3.0]), {}
+
+    def at(impl, k, sign):
+        x = getattr(case, kind).copy()
+        x[row] = sign * 2.0**k * pattern
+        return path(impl, replace(case, **{kind: x}))[1]
+
     try:
+        share = (at(NUMPY, 0, 1) - at(NUMPY, 0, -1))[0] / 2
         for k in range(-12, 25, 4):
-            up, down = (path(impl, replace(case, g=case.g + sign * 2.0**k * pattern))[1] for sign in (1, -1))
-            used[k] = (up - down) / 2 / share
+            used[k] = (at(impl, k, 1) - at(impl, k, -1)) / 2 / share
     except (Elsewhere, ArithmeticError):
         return ""
     shares = {k: x / 2.0**k for k, x in used.items()}  # equal, unless size matters
@@ -233,12 +252,16 @@ def large_gradients(impl):
     wrong = [k for k in used if (abs(shares[k] - shares[0]) > (e[k] + e[0]) * abs(pattern).max()).any()]
     if not wrong or not np.isfinite(list(used.values())).all():
         return ""
+    return clipped(what, used) or (f"{what} of {2.0**wrong[-1]:g} counts as {used[wrong[-1]][0]:.6g}, of 1 as "
+                                   f"{used[0][0]:.6g}: its share depends on its size")
+
+
+def clipped(what, used):
+    """Where the share of the largest sizes is one and the same, by entry or by norm; "" elsewhere."""
     norms, a, b = [np.linalg.norm(x) for x in used.values()], used[24], used[20]
-    if np.allclose(a, b, rtol=1e-6):
-        flat = np.allclose(abs(a), abs(a[0]), rtol=1e-6)
-        every = np.allclose(norms, norms[-1], rtol=1e-6)
-        how = (f"each entry is cut off at {abs(a[0]):.6g}" if flat else
-               f"it is {'brought to' if every else 'cut off at'} the norm {norms[-1]:.6g}")
-        return f"gradient clipped: {how}"
-    k = wrong[-1]
-    return f"a gradient of {2.0**k:g} counts as {used[k][0]:.6g}: its share depends on its size"
+    if not np.allclose(a, b, rtol=1e-6) or not a.any():
+        return ""
+    if np.allclose(abs(a), abs(a[0]), rtol=1e-6):
+        return f"{what} clipped: each entry is cut off at {abs(a[0]):.6g}"
+    every = np.allclose(norms, norms[-1], rtol=1e-6)
+    return f"{what} clipped: it is {'brought to' if every else 'cut off at'} the norm {norms[-1]:.6g}"

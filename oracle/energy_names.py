@@ -14,7 +14,7 @@ from oracle.arithmetic import decimals
 from oracle.batches import WORKED_EXAMPLE, generic_batch
 from oracle.diagnosis import ENERGY_CANDIDATES, SHARED, explain, in_parts, in_words, is_single, observe_energy, some
 from oracle.energy import NAMES, gradient_bounds, truth
-from oracle.precision import rounded_energy
+from oracle.precision import rounded_energy, rounded_outputs
 
 RIGHT = "the generic batch comes out right. What is wrong is said at the tests, and may need the input shown there."
 
@@ -31,12 +31,14 @@ def diagnose_energy(impl):
             seen[-1].answers = SHARED.setdefault(("energy", len(batch.p1)), {})
         found = explain(seen, ENERGY_CANDIDATES)
         if not found.wrong:
-            return large(impl) or (families.clamp(impl) if impl.has("energy") else "") or RIGHT
+            inputs = (families.clamp(impl) or families.short_rows(impl)) if impl.has("energy") else ""
+            return large(impl) or inputs or RIGHT
         if found.whole:
             return f"your output equals that of a known bug: {some(found.whole, ' Or: ')}"
         if impl.dtype == "float64" and all(map(is_single, seen)):
             return "right to single precision; set DTYPE = 'float32', or look for a hidden float32."
-        return rounded_energy(impl) or exchanged(impl) or named_or_described(impl, found, seen)
+        return (rounded_energy(impl) or rounded_outputs(found.wrong, seen) or exchanged(impl)
+                or named_or_described(impl, found, seen))
 
 
 def named_or_described(impl, found, seen):

@@ -65,8 +65,8 @@ CONSTANTS = {
     "{} is added to the product of the norms": by_norms(lambda p, z, delta: p * z + delta),
     "{} is added under the root of a smooth absolute value, sqrt(s^2 + delta)": by_cosines(
         lambda s, delta: root(s * s + delta)),
-    "U is multiplied by 1 + {}": lambda rows, delta: RIGHT(rows, 0) * (1 + delta),
-    "m is multiplied by 1 + {}": lambda rows, delta: RIGHT(rows, 0) - (1 + delta).ln(),
+    "U is multiplied by {}": lambda rows, delta: RIGHT(rows, 0) * (1 + delta),
+    "m is multiplied by {}": lambda rows, delta: RIGHT(rows, 0) - (1 + delta).ln(),
 }
 
 
@@ -103,7 +103,8 @@ def constant(impl):
         try:
             delta = solve(U, seen[0][1], seen[0][2])
             if delta is not None and fits(U, delta, seen, bounds):
-                return text.format(f"{float(delta):.6g}"), lambda rows, U=U, delta=delta: U(rows, delta)
+                number = 1 + delta if "multiplied" in text else delta
+                return text.format(f"{float(number):.6g}"), lambda rows, U=U, delta=delta: U(rows, delta)
         except (ArithmeticError, ValueError):
             continue
     return None
@@ -118,6 +119,18 @@ def fits(U, delta, seen, bounds):
     first = slope(seen[0][1])
     return all(abs(U(rows, delta) - got) <= 4 * (e + bounds[0] * abs(slope(rows) / first))
                for (_, rows, got, _), e in zip(seen[1:], bounds[1:], strict=True))
+
+
+def short_rows(impl):
+    """Whether U changes with the length of the rows of p1, in words."""
+    batch = generic_batch()
+    want = float(truth(batch).U)
+    for k in (1, 4, 10, 19):
+        U = impl.energy(batch.p1 * 2.0**-k, batch.z1, batch.p2, batch.z2)
+        if not abs(U - want) <= float(energy_bound(impl, batch, truth(batch))):
+            return (f"rows of p1 shorter by a factor of {2**k} give U = {U:.9g} instead of {want:.9g}: a norm is not "
+                    "let below a bound that is too large, or something is added to it")
+    return ""
 
 
 def clamp(impl):

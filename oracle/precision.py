@@ -67,3 +67,19 @@ def rounded_energy(impl):
 
     name = format_inside(answer, impl.dtype)
     return f"precision: U goes in steps: the cosines, or their rows, are rounded to {name}." if name else ""
+
+
+def rounded_outputs(wrong, seen):
+    """The format that all wrong outputs are numbers of, and right to, in words; "" if there is none."""
+    for bits, name in FORMATS.items():
+        parts = [[np.array(x, dtype=float) for x in o.parts[part][:2]] for o in seen for part in wrong]
+        if all(np.array_equal(got, shortened(got, bits))
+               and (abs(got - right) <= 4 * 2.0**-bits * abs(right).max()).all() for got, right in parts):
+            return f"precision: {', '.join(sorted(wrong))} {'is' if len(wrong) == 1 else 'are'} rounded to {name}."
+    return ""
+
+
+def shortened(x, bits):
+    """x (array) rounded to so many bits."""
+    mantissa, exponent = np.frexp(x)
+    return np.ldexp(np.round(mantissa * 2.0**bits), exponent - bits)

@@ -14,6 +14,7 @@ from oracle.implementations import NUMPY, numbers
 from oracle.sampler import Case
 
 CHANGE = {"w": 1.0, "z": 1.0, "g": 8.0}
+EPS = 13 / 128  # no round number, so that a constant is not taken for a formula
 
 
 class Elsewhere(Exception):
@@ -54,7 +55,7 @@ def probe_case(n=4, L=3, mass=2.89, b_hat=0.0, seed=3):
     def odd(*shape):
         return (2 * rng.integers(0, 8, shape) + 1) * rng.choice((-1, 1), shape) / 8
 
-    return Case(w=odd(n), z=odd(2 * L + 1, n), A=np.zeros((n, n)), b=np.zeros(n), g=odd(L + 1, n), eps=0.1, L=L,
+    return Case(w=odd(n), z=odd(2 * L + 1, n), A=np.zeros((n, n)), b=np.zeros(n), g=odd(L + 1, n), eps=EPS, L=L,
                 alpha=0.13, mass=mass, b_hat=b_hat)
 
 
@@ -74,13 +75,14 @@ def changed(case, kind, row, i, size=1.0):
 class Seen:
     """By how much X_0 .. X_L move: own[kind, row] (L + 1, n), a coordinate's share for a unit of its own; right: the
     same of Algorithm 1; cross[kind, row]: coordinate of the input -> what it moves (L + 1, n), if that is another
-    coordinate; error[kind]: what rounding does to an entry."""
+    coordinate; error[kind]: what rounding does to an entry; offset (n,): what X_L is off before any change."""
 
     case: Case
     own: dict
     right: dict
     cross: dict
     error: dict
+    offset: np.ndarray
 
 
 def responses(impl, case, alone=None):
@@ -100,7 +102,7 @@ def responses(impl, case, alone=None):
         one = {i: moved(impl, base, i) for i in (range(case.n) if alone is None else alone)}
         own[key] = moved(impl, base, every) if alone is not None else np.array([x[:, i] for i, x in one.items()]).T
         cross[key] = {i: x for i, x in one.items() if (abs(np.delete(x, i, axis=1)) > error[kind]).any()}
-    return Seen(case, own, right, cross, error)
+    return Seen(case, own, right, cross, error, base[-1] - right_base[-1])
 
 
 # ------------------------------------------------------------------------------------------------ what is wrong

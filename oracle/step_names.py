@@ -204,7 +204,8 @@ def single(impl, seen):
         return ""
     if all(np.array_equal(o.parts[STEP][0], np.float32(o.parts[STEP][0])) for o in seen.values()):
         return "right to single precision; set DTYPE = 'float32', or look for a hidden float32."
-    return rounded_scalars(impl)
+    always = all(seen[name].wrong for name in ("generic", "L = 1", "L = 2", "L = 4") if name in seen)
+    return rounded_scalars(impl) if always else ""
 
 
 def refusal(impl):

@@ -82,6 +82,10 @@ STEPS = {  # how the reference is changed -> words of the diagnosis
     "clipped by value": (by_gradient("np.clip(G, -3, 3)"), "gradient clipped: each entry is cut off at 3"),
     "clipped by norm": (by_gradient("G * np.minimum(1, 5 / np.sqrt((G * G).sum()))"), "cut off at the norm 5"),
     "normalised": (by_gradient("G / np.sqrt((G * G).sum())"), "gradient clipped: it is brought to the norm 1"),
+    "draws cut off": ({NORMAL: "return np.clip(Z[j], -1, 1)"}, "z[0] clipped: each entry is cut off at 1"),
+    "large draws dropped": ({NORMAL: "return Z[j] * (abs(Z[j]) < 2)"}, "counts as 0, of 1 as "),
+    "B^ cut off": (then("B_hat = np.minimum(B_hat, 0.01)"), "b_hat = 0.05 lowers the noise variance as 0.01 should"),
+    "something added": ({"return X": "return X + 1e-7"}, "every coefficient is right, but X_3 is off by 1e-07 in"),
     # short formats
     "half precision": (by_gradient("G.astype(np.float16)"), "precision: the gradient is rounded to float16"),
     "float32 draws": ({"Phi = np.sqrt(M) * normal(0)": "Phi = np.sqrt(M) * normal(0).astype(np.float32)"},
@@ -119,6 +123,11 @@ def test_an_answer_of_zeros_has_no_name():
     zeros = Implementation("zeros", SimpleNamespace(sghmc_step=lambda w, *a, **k: 0 * w, energy=lambda *a: 0.0,
                                                     energy_grad=lambda *a: [0 * x for x in a[:4]]))
     assert KNOWN not in diagnose_step(zeros) + diagnose_energy(zeros)
+
+
+def test_small_gradients_dropped_are_no_single_precision():
+    text = diagnose_step(step(by_gradient("np.where(abs(G) > 1e-3, G, 0)")))
+    assert "single" not in text and "float" not in text, text
 
 
 def test_a_part_of_the_answer_is_not_the_whole():
@@ -170,9 +179,11 @@ ENERGIES = {
     "log(m + 1e-7)": (energy_of(lambda m: -np.log(m + 1e-7)), "1e-07 is added inside the logarithm"),
     "norms + 1e-8": (energy_of(norm=lambda x: unit(x, 1e-8)), "1e-08 is added to the norm of each row"),
     "smooth absolute value": (energy_of(size=lambda s: np.sqrt(s * s + 1e-6)), "1e-06 is added under the root"),
-    "U by another factor": (energy_of(lambda m: -1.7 * np.log(m)), "U is multiplied by 1 + 0.7"),
-    "m by another factor": (energy_of(lambda m: -np.log(m * 1.25)), "m is multiplied by 1 + 0.25"),
+    "U by another factor": (energy_of(lambda m: -1.7 * np.log(m)), "U is multiplied by 1.7"),
+    "m by another factor": (energy_of(lambda m: -np.log(m * 1.25)), "m is multiplied by 1.25"),
     "clamped": (energy_of(lambda m: -np.log(np.maximum(m, 1e-6))), "m is not let below 1e-06"),
+    "short rows": (energy_of(norm=lambda x: x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 0.25)),
+                   "rows of p1 shorter by a factor of 16 give U = "),
     "chunk means": (energy_of(mean=chunks), "chunks of 32 rows: the short last chunk weighs as much"),
     "last chunk dropped": (energy_of(mean=lambda s: s[:len(s) // 32 * 32 or len(s)].mean()),
                            f"only the first 64 of {LARGE[0]} rows count"),
@@ -203,6 +214,8 @@ def test_wrong_gradients_are_named_by_their_order_or_described_output_by_output(
     assert "outputs exchanged: energy_grad returns the gradients of z2, p1, z1, p2;" in text
     text = diagnose_energy(gradients(lambda g, stop: [1.5 * g[0], g[1], g[2], g[3]]))
     assert text == "no known bug. Wrong: dU/dp1, dU/dp1 with stop-gradient: 1.5 times what it should be"
+    text = diagnose_energy(gradients(lambda g, stop: [*g[:2], g[2].astype(np.float16).astype(float), g[3]]))
+    assert text == "precision: dU/dp2, dU/dp2 with stop-gradient are rounded to float16."
     text = diagnose_energy(gradients(lambda g, stop: [len(x) ** 2 * x for x in g]))
     assert text.startswith("no known bug. Wrong: dU/dp1, dU/dz1, ") and "B^2 times what it should be" in text
     text = diagnose_energy(gradients(lambda g, stop: [*g[:2], g[2] * (np.arange(len(g[2])) > 0)[:, None], g[3]]))

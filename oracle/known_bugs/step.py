@@ -416,6 +416,24 @@ ROWS = [
             M = M[0] + 0 * M
             """
     }, "M is a diagonal matrix, each coordinate has its own mass", special="a mass for each coordinate"),
+    bug("mass: ignored altogether", {
+        "w, Z, M, B_hat = _checked(w, z, eps, L, alpha, mass, b_hat)": """
+            w, Z, M, B_hat = _checked(w, z, eps, L, alpha, mass, b_hat)
+            M = M / M
+            """
+    }, "M enters the momentum's draw, the noise and the drift"),
+    bug("friction: the root of 1 - alpha", {
+        "X = w.copy()": """
+            X = w.copy()
+            alpha = 1 - np.sqrt(1 - alpha)
+            """
+    }, "that is 1 - alpha for both half-kicks together; Algorithm 1 applies it in each"),
+    bug("gradient: all of it in the first kick", {
+        "(1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)":
+            "(1 - alpha) * Phi - eps * dU(X) + noise_std * normal(2 * l + 1)",
+        "(1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 2)":
+            "(1 - alpha) * Phi - 0 + noise_std * normal(2 * l + 2)"
+    }, "each half-kick takes eps/2 of the gradient where it stands"),
     bug("friction: none in the first kick of a sample", {
         "(1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)":
             "(1 - alpha * (l > 0)) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)"
