@@ -134,13 +134,17 @@ def short_rows(impl):
 
 
 def clamp(impl):
-    """The smallest m that U goes down to, in words, if it is above 1e-9."""
+    """The smallest m that U goes down to, in words, if it is above 1e-9; and the largest, if it is below 1."""
     values = {}
     for k in (2, 8, 16, 28, 30):
         pair = np.array([[2.0**-k, 1.0]]), np.array([[1.0, 0.0]])
         values[k] = impl.energy(pair[0], pair[1], pair[0], pair[1])
     if values[28] == values[30] < 28 * log(2) - 0.5:
         return f"m is not let below {np.exp(-values[30]):.6g}: nearly orthogonal rows give U = {values[30]:.6g}"
+    p = np.array([[3.0, 4.0]])
+    U = impl.energy(p, p, p, p)
+    if not abs(U) <= 64 * float(impl.u):
+        return f"equal rows give U = {U:.6g}, right is 0: m does not reach 1, it is {np.exp(-U):.9g}"
     return ""
 
 

@@ -182,6 +182,7 @@ ENERGIES = {
     "U by another factor": (energy_of(lambda m: -1.7 * np.log(m)), "U is multiplied by 1.7"),
     "m by another factor": (energy_of(lambda m: -np.log(m * 1.25)), "m is multiplied by 1.25"),
     "clamped": (energy_of(lambda m: -np.log(np.maximum(m, 1e-6))), "m is not let below 1e-06"),
+    "clamped above": (energy_of(size=lambda s: np.minimum(abs(s), 0.999)), "m does not reach 1, it is 0.999"),
     "short rows": (energy_of(norm=lambda x: x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 0.25)),
                    "rows of p1 shorter by a factor of 16 give U = "),
     "chunk means": (energy_of(mean=chunks), "chunks of 32 rows: the short last chunk weighs as much"),

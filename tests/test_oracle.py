@@ -114,7 +114,7 @@ def test_known_bugs_of_the_sampler_are_named_beside_a_wrong_b_hat_or_mass():
     ignored = {"w, Z, M, B_hat = _checked(w, z, eps, L, alpha, mass, b_hat)":
                "w, Z, M, B_hat = _checked(w, z, eps, L, alpha, mass, 0)"}
     texts = {row: diagnose_step(step_of({**ignored, **row.edits})) for row in bugs("step")
-             if not row.name.startswith("B^")}
+             if not row.name.startswith("B^") and not set(ignored) & set(row.edits)}
     for row, text in texts.items():
         assert "your output equals that of a known bug: " in text and f"{row.name} (" in text, text
         assert text.startswith("at b_hat = 0 ") == ("And b_hat is wrong as well." in text), text
