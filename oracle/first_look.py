@@ -68,6 +68,7 @@ def array(x, shape, what):
 
 
 def look_at_step(impl):
+    """One sample of three coordinates, twice; Broken as in `problems`, like the looks below."""
     def step(z, slope):
         def grad(x):
             return slope * array(x, W.shape, "sghmc_step calls grad with")
@@ -91,6 +92,7 @@ def look_at_energy(impl):
 
 
 def look_at_gradient(impl):
+    """The four gradients of the worked example, with another call between the two."""
     batch = WORKED_EXAMPLE
 
     def grads(stop_grad):
@@ -117,6 +119,7 @@ def look_at_gradient(impl):
 
 
 def look_at_sample(impl):
+    """One sample of two tensors, twice with one seed; a momentum that goes on is told from other state."""
     def grad(params):
         for name, shape in SHAPES.items():
             try:

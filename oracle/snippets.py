@@ -35,6 +35,7 @@ def array(x):
 
 
 def of_step(impl, case):
+    """The lines of `snippet` for a sampler; gradients that were recorded are a table of positions there."""
     got, right = run(impl, case), positions(case)[-1]
     if (abs(got - right) <= tolerance(impl, case)).all():
         return []
@@ -52,6 +53,7 @@ def of_step(impl, case):
 
 
 def of_batch(impl, batch):
+    """The lines of `snippet` for the energy, or else for the first of its gradients that is wrong."""
     right, lines = truth(batch), [f"{name} = {array(x)}" for name, x in zip(NAMES, batch.arrays(), strict=True)]
     if not right.m:
         return []
