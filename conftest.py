@@ -15,7 +15,8 @@ import pytest
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "tests")]
 
 from oracle.calls import with_noise  # noqa: E402  (importable from now on)
-from oracle.implementations import CAPABILITIES, NUMPY, Implementation, Unusable, load, places  # noqa: E402
+from oracle.implementations import NUMPY, Implementation, Unusable, load, places  # noqa: E402
+from oracle.names import CAPABILITIES  # noqa: E402
 
 gc.set_threshold(200_000, 50, 100)  # looking for cycles among all that is imported takes time
 FOREIGN, IMPLEMENTATIONS, PROBLEMS = os.environ.get("SGHMC_IMPL", "").strip(), [], []
@@ -33,6 +34,10 @@ if not FOREIGN:
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config):
     """A module that cannot be tested is one line and exit code 2, never a pass, and nothing else runs."""
+    if FOREIGN and not PROBLEMS and not config.option.help:
+        from oracle.first_look import problems
+
+        PROBLEMS.extend(line for impl in IMPLEMENTATIONS for line in problems(impl))
     if PROBLEMS and not config.option.help:
         print(*PROBLEMS, sep="\n", file=sys.stderr)
         return 2
@@ -41,6 +46,9 @@ def pytest_cmdline_main(config):
 def pytest_configure(config):
     if FOREIGN:  # warnings in foreign code are no failures
         config.addinivalue_line("filterwarnings", "ignore")
+        if config.option.tbstyle == "auto":  # each cause once, at the end; --tb=short shows every failure
+            config.option.tbstyle = "no"
+        config.option.reportchars = config.option.reportchars.replace("s", "").replace("fE", "E")
 
 
 def pytest_generate_tests(metafunc):
@@ -59,7 +67,8 @@ def pytest_terminal_summary(terminalreporter):
     """Below all failures: what was not tested, and the diagnoses."""
     from oracle.report import lines_at_the_end
 
+    skipped = [report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.stats.get("skipped", ())]
     lacks = [f"{impl.name} defines no {name}: skipped" for impl in IMPLEMENTATIONS for name in CAPABILITIES
              if FOREIGN and not impl.has(name)]
-    for line in [*lacks, *lines_at_the_end()]:
+    for line in lines_at_the_end(skipped if FOREIGN else (), bool(FOREIGN), lacks):
         terminalreporter.write_line(line)

@@ -9,7 +9,13 @@
     properties        a sentence about an implementation as a test, and the register of all of them
     variants          the reference with pieces of its code replaced
     known_bugs/       the table of known bugs and correct rewritings
+    names, first_look the functions of a module, and one look at them before the tests
     diagnosis         which known bug gives these outputs?
+    step_names        that of a sampler; energy_names: that of an energy
+    probes, formula, coefficients   a sampler in its own numbers: one coordinate, one input at a time
+    families          bugs of the energy with one unknown number
+    precision         short formats inside
+    report, snippets  the end of a run; a failing case as Python
     vectors, check    test vectors for other languages, and their judge: python -m oracle
 
 Imports go one way: the tests import the oracle, the oracle imports reference_numpy.

@@ -5,19 +5,14 @@ gives all parts of all observations. Where different bugs sit in different parts
 observations. An answer of zeros alone names nobody.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from oracle.arithmetic import decimals
-from oracle.batches import generic_batch
-from oracle.cases import generic_case
-from oracle.coefficients import wrong_coefficients
 from oracle.energy import NAMES, energy_bound, gradient_bounds, truth
-from oracle.known_bugs import bugs, differentiated, implementation
-from oracle.sampler import positions, rounding_bound, run
+from oracle.known_bugs import TABLE, bugs, differentiated, implementation
 
-RIGHT = "the generic case comes out right. What is wrong is said at the tests, and may need the input shown there."
 STEP = "W_(t+1)"
 
 
@@ -112,49 +107,11 @@ def some(texts, between):
     return between.join(texts[:4]) + (f"; and {len(texts) - 4} more" if len(texts) > 4 else "")
 
 
-# -------------------------------------------------------------------------------------------------------- the sampler
-
-def observe_step(impl, case, got=None):
-    """The observation of one case; got: its W_{t+1} if that is known already."""
-    got = run(impl, case) if got is None else got
-    return Observation({STEP: (got, positions(case)[-1], rounding_bound(impl, case))},
-                       lambda candidate: {STEP: run(implementation(candidate[0]), case)})
-
+# ------------------------------------------------------------------------------------------------------- who is asked
 
 STEP_CANDIDATES = [(row, "as written") for row in bugs("step")]
+SPECIAL_BUGS = [(row, "as written") for row in TABLE["step"] if row.kind == "bug" and row.special]
 SHARED = {}  # input -> answers of the known bugs to it
-
-
-def generic_cases(impl):
-    """The generic case, then simpler ones; where that is, and what has to be wrong as well if they alone are named."""
-    case = generic_case(impl)
-    yield case, "", ""
-    if case.b_hat:
-        yield replace(case, b_hat=0.0), "at b_hat = 0 ", "b_hat"
-    if case.mass != 1:
-        both = "b_hat = 0 and mass = 1" if case.b_hat else "mass = 1"
-        yield replace(case, b_hat=0.0, mass=1.0), f"at {both} ", "mass (and perhaps b_hat)" if case.b_hat else "mass"
-
-
-def diagnose_step(impl):
-    """Names the known bug whose output on the generic case, or else on a simpler one, is the implementation's."""
-    raised = None
-    for case, where, other in generic_cases(impl):
-        try:
-            seen = observe_step(impl, case)
-        except Exception as error:
-            raised = raised or f"the generic case raises {type(error).__name__}: {error}"
-            continue
-        seen.answers = SHARED.setdefault((case.mass, case.b_hat), {})
-        found = explain([seen], STEP_CANDIDATES)
-        if not found.wrong:
-            return f"{where}your output is right; look at {other}." if where else RIGHT
-        if found.whole:
-            also = f" {other} is wrong as well." if where else ""
-            return f"{where}your output equals that of a known bug: {some(found.whole, ' Or: ')}{also}"
-        if not where and impl.dtype == "float64" and is_single(seen):
-            return "right to single precision; set DTYPE = 'float32', or look for a hidden float32."
-    return raised or "no known bug. One unit input at a time: " + wrong_coefficients(impl)
 
 
 # --------------------------------------------------------------------------------------------------------- the energy
@@ -203,24 +160,6 @@ def energy_of(candidate, batch, stop_grads):
 
 ENERGY_CANDIDATES = [*((row, "as written") for row in bugs("energy", "gradient")),
                      *((row, "differentiated") for row in bugs("energy") if not row.no_decimals)]
-
-
-def diagnose_energy(impl):
-    """Names the known bugs whose outputs on the generic batch are the implementation's, in whole or part by part."""
-    batch = generic_batch()
-    try:
-        seen = observe_energy(impl, batch)
-    except Exception as error:
-        return f"the generic batch raises {type(error).__name__}: {error}"
-    seen.answers = SHARED.setdefault("energy", {})
-    found = explain([seen], ENERGY_CANDIDATES)
-    if not found.wrong:
-        return RIGHT
-    if found.whole:
-        return f"your output equals that of a known bug: {some(found.whole, ' Or: ')}"
-    if impl.dtype == "float64" and is_single(seen):
-        return "right to single precision; set DTYPE = 'float32', or look for a hidden float32."
-    return in_parts(found, [seen])
 
 
 def in_parts(found, seen):

@@ -6,6 +6,7 @@ import inspect
 import os
 import shlex
 import sys
+import traceback
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -13,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 import reference_numpy
+from oracle.names import CAPABILITIES, close_names
 
 ROOT = Path(__file__).resolve().parent.parent
-CAPABILITIES = ("sghmc_step", "energy", "energy_grad", "sghmc_sample")
 BITS = {"float64": 53, "float32": 24}
 
 
@@ -73,6 +74,15 @@ def numbers(x, shape, what):
     return x
 
 
+def where(error, module):
+    """The place of an exception in the module's own code, or else in code that is neither ours nor installed."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if f.filename == getattr(module, "__file__", None)]
+    own = own or [f for f in frames if ROOT not in Path(f.filename).resolve().parents
+                  and "site-packages" not in f.filename and f.filename != "reference_variant"]
+    return f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
+
+
 NUMPY = Implementation("numpy", reference_numpy, ours=True)
 SINGLE = Implementation("single precision", None, "float32")  # for its unit roundoff alone
 
@@ -106,13 +116,17 @@ def load(place):
         raise
     except Exception as error:
         refuse(f"cannot be imported: {type(error).__name__}: {error}")
-    if not any(callable(getattr(module, c, None)) for c in CAPABILITIES):
-        refuse(f"defines none of {', '.join(CAPABILITIES)}")
+    if not any(hasattr(module, c) for c in CAPABILITIES):
+        meant = close_names(module)
+        refuse(meant[0] if meant else f"defines none of {', '.join(CAPABILITIES)}")
     dtype = str(getattr(module, "DTYPE", "float64"))
     known = [name for name in BITS if name in dtype]
     if not known:
         refuse(f"DTYPE must be float64 or float32, not {dtype}")
-    return Implementation(place, module, known[0], scalar_mass=getattr(module, "MASS", "") == "scalar")
+    mass = getattr(module, "MASS", "")
+    if isinstance(mass, str) and mass not in ("", "scalar"):
+        refuse(f'MASS must be "scalar" or left out, not {mass!r}')
+    return Implementation(place, module, known[0], scalar_mass=mass == "scalar")
 
 
 def from_file(place, refuse):

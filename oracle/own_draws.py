@@ -273,17 +273,21 @@ class OwnDraws:
         return summary(chance.failed(statistics, SHARES[layer] * self.level))
 
     @cached_property
+    def masses(self):
+        """A mass for each coordinate of the middle layout (n,), from 5/16 to 4.2."""
+        return abs(dyadic(np.random.default_rng(1), self.middle.n, 1 / 16)) + 0.25
+
+    @cached_property
     def mass_per_coordinate(self):
         """White increments for a dictionary of masses, or why there are none."""
         if "mass" not in self.generic or self.scalar_mass:
             return "the mass of this sampler is one number"
-        mass = abs(dyadic(np.random.default_rng(1), self.middle.n, 1 / 16)) + 0.25
-        settings = {**self.plain, "L": 2, "mass": self.middle.tensors(mass)}
+        settings = {**self.plain, "L": 2, "mass": self.middle.tensors(self.masses)}
         try:
             path = self.call(self.middle, self.seed + 20, settings)
         except Broken as error:
             return f"a dictionary of masses is refused: {error}"
-        return self.white(path.D, settings, mass)
+        return self.white(path.D, settings, self.masses)
 
     @cached_property
     def deep_statistics(self):
@@ -293,6 +297,11 @@ class OwnDraws:
         statistics = [] if e is None else law_of(e, self.middle, f"L = {self.deep}", means=False)
         if not isinstance(self.mass_per_coordinate, str) and self.mass_per_coordinate is not None:
             statistics += law_of(self.mass_per_coordinate, self.middle, "a mass for each coordinate")
+            heavy = self.masses > np.median(self.masses)  # one mass for all may have the right variance over all
+            statistics += [chance.variance(x[half], "variance", f"a mass for each coordinate, X_{l + 1} - X_{l} of the "
+                                           f"{name} half", (name,))
+                           for l, x in enumerate(self.mass_per_coordinate)
+                           for name, half in (("heavier", heavy), ("lighter", ~heavy))]
         return statistics
 
     @cached_property

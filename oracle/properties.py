@@ -6,8 +6,6 @@ the same.
 
 import contextlib
 import os
-import traceback
-from pathlib import Path
 
 import numpy as np
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
@@ -16,7 +14,7 @@ from hypothesis.errors import HypothesisException
 
 from oracle import report
 from oracle.calls import Broken
-from oracle.implementations import ROOT
+from oracle.implementations import where
 from oracle.inputs import Draw
 from oracle.own_draws import look
 
@@ -98,16 +96,9 @@ def recorded(impl, capability, test):
     except HypothesisException:
         raise
     except AssertionError as error:
-        report.record(impl, capability, test, str(error))
+        report.record(impl, capability, test, str(error), getattr(error, "inputs", ()))
     except Exception as error:
-        report.record(impl, capability, test, f"{type(error).__name__}: {error}{where(error)}")
-
-
-def where(error):
-    """The place of an exception in the implementation's own code, if it comes from there."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if ROOT not in Path(f.filename).resolve().parents]
-    own = [f for f in frames if "site-packages" not in f.filename and f.filename != "reference_variant"]
-    return f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
+        report.record(impl, capability, test, f"{type(error).__name__}: {error}{where(error, impl.module)}")
 
 
 def first_failure(impl, seeds=2, sized=False):

@@ -27,6 +27,9 @@ UNSEEN = {"draws: swapped between the kicks", "draws: in reverse order",  # no b
 OTHERWISE = {  # named from the draws instead of the law
     "noise: one scalar broadcast to all coordinates": "one number for all coordinates",
     "momentum: one scalar broadcast to all coordinates": "one number for all coordinates",
+    "momentum: kept between calls": "a second call with the same seed",
+    "mass: the mean of the masses for each coordinate": "of the lighter half: variance 0.5",
+    "mass: the first mass for every coordinate": "of the lighter half: variance 0.5",
     "B^: larger than C clamped in silence": "b_hat = 2 C is not refused"}
 
 

@@ -164,6 +164,18 @@ ROWS = [
         "m = np.mean((np.abs(s12) + np.abs(s21)) / 2)":
             "m = np.mean((np.abs(s12) + np.abs(s21))[:max(len(s12) - 1, 1)] / 2)"
     }, "L is a mean over the whole batch"),
+    bug("energy: logarithm of each view", {
+        "return float(0 - np.log(m))":
+            "return float(0 - (np.log(np.abs(s12).mean()) + np.log(np.abs(s21).mean())) / 2)"
+    }, "U = -log of the mean of both views, not the mean of two logarithms"),
+    bug("energy: summed over the batch instead of the features, divided by B", {
+        "s12 = cosine(P1, Z2)[0]": "s12 = (_unit(P1)[0] * _unit(Z2)[0]).sum(axis=0) * P1.shape[1] / len(P1)",
+        "s21 = cosine(P2, Z1)[0]": "s21 = (_unit(P2)[0] * _unit(Z1)[0]).sum(axis=0) * P1.shape[1] / len(P1)"
+    }, "a cosine is a sum over the features of one row"),
+    bug("energy: summed over the batch instead of the features, mean over the features", {
+        "s12 = cosine(P1, Z2)[0]": "s12 = (_unit(P1)[0] * _unit(Z2)[0]).sum(axis=0)",
+        "s21 = cosine(P2, Z1)[0]": "s21 = (_unit(P2)[0] * _unit(Z1)[0]).sum(axis=0)"
+    }, "a cosine is a sum over the features of one row"),
     rewriting("dot over guarded norms", {
         "p, P_norm = _unit(P)": "P_norm = np.maximum(np.sqrt((P * P).sum(axis=1)), 1e-12)[:, None]",
         "z, Z_norm = _unit(Z)": "Z_norm = np.maximum(np.sqrt((Z * Z).sum(axis=1)), 1e-12)[:, None]",

@@ -51,6 +51,14 @@ ROWS = [
         "(scale * np.sign(s12)[:, None], scale * np.sign(s21)[:, None])":
             "(scale * np.sign(s21)[:, None], scale * np.sign(s12)[:, None])"
     }, "each pair has its own sign"),
+    bug("gradient: the first view's sign in both", {
+        "(scale * np.sign(s12)[:, None], scale * np.sign(s21)[:, None])":
+            "(scale * np.sign(s12)[:, None], scale * np.sign(s12)[:, None])"
+    }, "each pair has its own sign"),
+    bug("gradient: the second view's sign in both", {
+        "(scale * np.sign(s12)[:, None], scale * np.sign(s21)[:, None])":
+            "(scale * np.sign(s21)[:, None], scale * np.sign(s21)[:, None])"
+    }, "each pair has its own sign"),
     bug("gradient: no 1/m", {
         "scale = -1 / (2 * B * m) if m > TINY else np.float64(0)":
             "scale = -np.float64(1) / (2 * B) if m > TINY else np.float64(0)"
@@ -108,6 +116,12 @@ ROWS = [
     bug("stop-gradient: on one view only", {
         "g_z2 = np.zeros_like(Z2)": ""
     }, "both targets are held fixed"),
+    bug("stop-gradient: always on the second view's target", {
+        "g_z1 = dU_ds21 * ds21_dZ1": "g_z1 = 0 * ds21_dZ1"
+    }, "without stop_grad both targets get their gradient"),
+    bug("stop-gradient: always on the first view's target", {
+        "g_z2 = dU_ds12 * ds12_dZ2": "g_z2 = 0 * ds12_dZ2"
+    }, "without stop_grad both targets get their gradient"),
     bug("stop-gradient: inverted", {
         "stop_grad": "not stop_grad"
     }, "stop_grad=True holds the targets fixed"),

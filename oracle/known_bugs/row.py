@@ -16,11 +16,12 @@ class Row:
     writes_caller: bool = False  # W_{t+1} is right, but the caller's array is not what it was
     refuses: bool = False        # W_{t+1} is right, but an error is missing
     sized: bool = False          # right at the sizes of the generic inputs, wrong at real ones
+    special: str = ""            # W_{t+1} is right, but for these inputs: the generic case does not show it
     no_decimals: bool = False    # decimals have no arccos, and no logarithm of a negative mean
 
     @property
     def changes_value(self):
-        return self.kind == "bug" and not (self.writes_caller or self.refuses or self.sized)
+        return self.kind == "bug" and not (self.writes_caller or self.refuses or self.sized or self.special)
 
     def __str__(self):
         seen = f" Seen in {', '.join(self.seen_in)}." if self.seen_in else ""

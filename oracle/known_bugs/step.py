@@ -383,6 +383,91 @@ ROWS = [
                                  'the noise variance is negative')
             """: ""
     }, "a negative variance is an error, not zero noise", refuses=True),
+    bug("noise: friction lost where two kicks are fused", {
+        "noise_std * normal(2 * l + 2)": "noise_std / (1 - alpha) * normal(2 * l + 2)"
+    }, "what the second kick adds is damped by the next kick"),
+    bug("momentum: drawn anew for each leapfrog", {
+        "(1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)":
+            "(1 - alpha) * np.sqrt(M) * normal(2 * l) - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)"
+    }, "the momentum is drawn once a sample, not once a leapfrog"),
+    bug("momentum: set back to the first draw at each leapfrog", {
+        "(1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)":
+            "(1 - alpha) * np.sqrt(M) * normal(0) - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)"
+    }, "the momentum is drawn once a sample, not once a leapfrog"),
+    bug("momentum: kept between calls", {
+        "Phi = np.sqrt(M) * normal(0)": """
+            kept = _vector.__dict__.setdefault('kept', {})
+            Phi = np.sqrt(M) * normal(0) + kept.get(len(w), 0)
+            """,
+        "return X": """
+            kept[len(w)] = Phi
+            return X
+            """
+    }, "line 1 draws a fresh momentum for every sample", special="a second call"),
+    bug("mass: the mean of the masses for each coordinate", {
+        "w, Z, M, B_hat = _checked(w, z, eps, L, alpha, mass, b_hat)": """
+            w, Z, M, B_hat = _checked(w, z, eps, L, alpha, mass, b_hat)
+            M = M.mean() + 0 * M
+            """
+    }, "M is a diagonal matrix, each coordinate has its own mass", special="a mass for each coordinate"),
+    bug("mass: the first mass for every coordinate", {
+        "w, Z, M, B_hat = _checked(w, z, eps, L, alpha, mass, b_hat)": """
+            w, Z, M, B_hat = _checked(w, z, eps, L, alpha, mass, b_hat)
+            M = M[0] + 0 * M
+            """
+    }, "M is a diagonal matrix, each coordinate has its own mass", special="a mass for each coordinate"),
+    bug("mass: ignored altogether", {
+        "w, Z, M, B_hat = _checked(w, z, eps, L, alpha, mass, b_hat)": """
+            w, Z, M, B_hat = _checked(w, z, eps, L, alpha, mass, b_hat)
+            M = M / M
+            """
+    }, "M enters the momentum's draw, the noise and the drift"),
+    bug("friction: the root of 1 - alpha", {
+        "X = w.copy()": """
+            X = w.copy()
+            alpha = 1 - np.sqrt(1 - alpha)
+            """
+    }, "that is 1 - alpha for both half-kicks together; Algorithm 1 applies it in each"),
+    bug("gradient: all of it in the first kick", {
+        "(1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)":
+            "(1 - alpha) * Phi - eps * dU(X) + noise_std * normal(2 * l + 1)",
+        "(1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 2)":
+            "(1 - alpha) * Phi - 0 + noise_std * normal(2 * l + 2)"
+    }, "each half-kick takes eps/2 of the gradient where it stands"),
+    bug("friction: none in the first kick of a sample", {
+        "(1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)":
+            "(1 - alpha * (l > 0)) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)"
+    }, "both half-kicks of each leapfrog carry 1 - alpha"),
+    bug("friction: exact Ornstein-Uhlenbeck, exp(-alpha) and noise M (1 - exp(-2 alpha))", {
+        "X = w.copy()": """
+            X = w.copy()
+            noise_std = np.sqrt(np.maximum(M * (1 - np.exp(-2 * alpha)) - 2 * B_hat * eps, 0))
+            alpha = 1 - np.exp(-alpha)
+            """
+    }, "exact for another integrator; Algorithm 1 has 1 - alpha and 2 alpha M"),
+    bug("gradient: friction lost where two kicks are fused", {
+        "(1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 2)":
+            "(1 - alpha) * Phi - eps / 2 / (1 - alpha) * dU(X) + noise_std * normal(2 * l + 2)"
+    }, "fused, the gradient counts (1 - alpha) eps/2 + eps/2, not eps"),
+    bug("gradient: weight decay", {
+        "return _vector(grad(X.copy()), w.shape, 'grad(X)')":
+            "return _vector(grad(X.copy()), w.shape, 'grad(X)') + X / 64"
+    }, "W / 64 in the gradient is a prior that the energy does not have"),
+    bug("loop: each half-kick and each drift done twice", {
+        """
+            Phi = (1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)
+            X = X + eps / M * Phi
+            Phi = (1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 2)
+            """: """
+            g = dU(X)
+            for _ in (0, 1):
+                Phi = (1 - alpha) * Phi - eps / 2 * g + noise_std * normal(2 * l + 1)
+                X = X + eps / M * Phi
+            g = dU(X)
+            for _ in (0, 1):
+                Phi = (1 - alpha) * Phi - eps / 2 * g + noise_std * normal(2 * l + 2)
+            """
+    }, "slices that overlap update what they share twice"),
     rewriting("fused kicks", {
         """
             for l in range(L):

@@ -1,0 +1,163 @@
+"""Which known bug do an energy and its gradient have? A name is given only if the whole answer fits it.
+
+The table of known bugs is asked at two batches; then come outputs in another order, one unknown constant, batches of
+many rows, and short formats. What is left is described: which output, which row, by which factor.
+"""
+
+from decimal import Decimal
+from itertools import permutations
+
+import numpy as np
+
+from oracle import families
+from oracle.arithmetic import decimals
+from oracle.batches import WORKED_EXAMPLE, generic_batch
+from oracle.diagnosis import ENERGY_CANDIDATES, SHARED, explain, in_parts, in_words, is_single, observe_energy, some
+from oracle.energy import NAMES, gradient_bounds, truth
+from oracle.precision import rounded_energy, rounded_outputs
+
+RIGHT = "the generic batch comes out right. What is wrong is said at the tests, and may need the input shown there."
+
+
+def diagnose_energy(impl):
+    """What is wrong with an energy and its gradient: the known bug, or what else can be said of it."""
+    seen = []
+    with np.errstate(all="ignore"):
+        for batch in (generic_batch(), WORKED_EXAMPLE):
+            try:
+                seen.append(observe_energy(impl, batch))
+            except Exception as error:
+                return f"the batch {batch} raises {type(error).__name__}: {error}"
+            seen[-1].answers = SHARED.setdefault(("energy", len(batch.p1)), {})
+        found = explain(seen, ENERGY_CANDIDATES)
+        if not found.wrong:
+            inputs = (families.clamp(impl) or families.short_rows(impl)) if impl.has("energy") else ""
+            return large(impl) or inputs or RIGHT
+        if found.whole:
+            return f"your output equals that of a known bug: {some(found.whole, ' Or: ')}"
+        if impl.dtype == "float64" and all(map(is_single, seen)):
+            return "right to single precision; set DTYPE = 'float32', or look for a hidden float32."
+        return (rounded_energy(impl) or rounded_outputs(found.wrong, seen) or exchanged(impl)
+                or named_or_described(impl, found, seen))
+
+
+def named_or_described(impl, found, seen):
+    """A constant in U, known bugs of U and of the gradients side by side, or factors."""
+    if "U" in found.wrong and not any("U" in names for _, names in found.parts):
+        text = constant(impl, found)
+        if text:
+            return text
+    if found.parts and len([names for _, names in found.parts if names != {"U"}]) <= 1:
+        return in_parts(found, seen)
+    return "no known bug. Wrong: " + "; ".join(described(found.wrong, seen) or [in_words(found.wrong, seen)])
+
+
+def constant(impl, found):
+    """An unknown constant that explains U, and what that says of the gradients; "" if there is none."""
+    solved = families.constant(impl)
+    if not solved:
+        return ""
+    text, U = solved
+    wrong = found.wrong - {"U"}
+    if not wrong:
+        return f"a constant in U: {text}" + ("; the gradients are right." if impl.has("energy_grad") else ".")
+    batch = generic_batch()
+    rows, h, grads = [decimals(x) for x in batch.arrays()], Decimal("1e-20"), []
+    for x in rows:
+        grads.append(0 * x)
+        for i in np.ndindex(x.shape):
+            x[i] += h
+            above = U(rows)
+            x[i] -= h
+            grads[-1][i] = (above - U(rows)) / h
+    bounds = gradient_bounds(impl, batch, truth(batch))
+    got = [decimals(g) for g in impl.energy_grad(*batch.arrays(), False)]
+    size = max(float(abs(a - b).max()) for a, b in zip(got, truth(batch).grads, strict=True))
+    near = all((abs(a - b) <= 4 * e + Decimal(size * 2.0**-6)).all()
+               for a, b, e in zip(got, grads, bounds, strict=True))
+    return f"a constant in U: {text}" + ("; its gradients are those of this U." if near else
+                                        "; the gradients are wrong too, but not those of this U.")
+
+
+def exchanged(impl):
+    """The right gradients in another order."""
+    if not impl.has("energy_grad"):
+        return ""
+    batch = generic_batch()
+    right, bounds = truth(batch), gradient_bounds(impl, batch, truth(batch))
+    got = impl.energy_grad(*batch.arrays(), False)
+    if not np.isfinite(got).all():
+        return ""
+    got = [decimals(g) for g in got]
+    for order in permutations(range(4)):
+        if order != (0, 1, 2, 3) and all((abs(g - right.grads[k]) <= bounds[k]).all()
+                                         for g, k in zip(got, order, strict=True)):
+            return (f"outputs exchanged: energy_grad returns the gradients of {', '.join(NAMES[k] for k in order)}; "
+                    "the order is p1, z1, p2, z2.")
+    return ""
+
+
+def large(impl):
+    """Whether a batch of many rows is wrong where small ones are right, in words."""
+    text = families.of_a_part(impl) if impl.has("energy") else ""
+    if text:
+        return f"in a batch of {families.LARGE[0]} rows of {families.LARGE[1]}: {text}. Small batches are right."
+    try:
+        wrong = observe_energy(impl, families.large_batch()).wrong
+    except Exception as error:
+        return f"a large batch raises {type(error).__name__}: {error}"
+    size = "{} rows of {}".format(*families.LARGE)
+    return f"wrong in a batch of {size}, while small ones are right: {', '.join(sorted(wrong))}" if wrong else ""
+
+
+def described(wrong, seen):
+    """Wrong outputs in words, those that are wrong alike together."""
+    texts = {}
+    for name in seen[0].parts:
+        if name in wrong:
+            texts.setdefault(factor(name, seen) or entry(*as_floats(*seen[0].parts[name])), []).append(name)
+    return [f"{', '.join(names)}: {text}" for text, names in texts.items()]
+
+
+def as_floats(got, right, bound):
+    return (np.array(x, dtype=float) for x in (got, right, bound + 0 * right))
+
+
+def factor(name, seen):
+    """The one factor by which a gradient is wrong in all batches, in words; "" if there is none."""
+    factors = []
+    for observation in seen:
+        got, right, bound = as_floats(*observation.parts[name])
+        counts = abs(right) > 8 * bound
+        if got.ndim == 0 or not counts.any() or not np.isfinite(got).all() or not got.any():
+            return ""
+        ratio = got[counts] / right[counts]
+        if np.ptp(ratio) > 1e-6 * abs(ratio[0]):
+            return ""
+        (B, d), U = got.shape, float(observation.parts["U"][1]) if "U" in observation.parts else 0.0
+        factors.append((ratio[0], {"": 1.0, "B": B, "B^2": B * B, "1 / B": 1 / B, "d": d, "m": np.exp(-U),
+                                   "1 / m": np.exp(U)}))
+    for words in factors[0][1]:
+        sizes = [x / plain[words] for x, plain in factors]
+        if np.ptp(sizes) <= 1e-6 * abs(sizes[0]):
+            number = "" if words and abs(sizes[0] - 1) < 1e-6 else f"{sizes[0]:.6g} "
+            return f"{number}{words}".strip() + " times what it should be"
+    return f"{factors[0][0]:.6g} times what it should be in one batch, {factors[1][0]:.6g} times in another"
+
+
+def entry(got, right, bound):
+    """What is wrong with one output (arrays of one shape), in words."""
+    bad = ~(abs(got - right) <= bound)
+    if not np.isfinite(got).all():
+        return "not finite"
+    if got.ndim == 0:
+        return f"{float(got):.9g}, right is {float(right):.9g} (m {np.exp(-got):.6g} instead of {np.exp(-right):.6g})"
+    if not got.any():
+        return "0 where it should not be"
+    if not right.any():
+        return "not zero, as it should be"
+    rows = np.flatnonzero(bad.any(axis=1))
+    if len(rows) < len(got):
+        return f"wrong in row{'s' * (len(rows) > 1)} {', '.join(map(str, rows))} of {len(got)} alone"
+    i = tuple(map(int, np.argwhere(bad)[0]))
+    return f"{got[i]:.6g} in {list(i)}, right is {right[i]:.6g}"

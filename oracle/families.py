@@ -1,0 +1,180 @@
+"""Bugs of Equation 2's value with one unknown number: it is solved for at one batch and has to fit the others.
+
+A constant added somewhere (log(m + 1e-8), norms + 1e-8) has no value that a table could list. And in batches that are
+larger than a chunk, how many rows or features count is the unknown.
+"""
+
+from decimal import Decimal
+from math import log
+
+import numpy as np
+
+from oracle.arithmetic import decimals, inner
+from oracle.batches import WORKED_EXAMPLE, generic_batch
+from oracle.energy import Batch, energy_bound, truth
+
+LARGE = (70, 150)  # rows and features of the large batch
+
+
+# ------------------------------------------------------------------------------------------------ a constant added
+
+def root(x):
+    return np.array([y.sqrt() for y in x], dtype=object)
+
+
+def mean(s12, s21):
+    return (sum(abs(s12)) + sum(abs(s21))) / (2 * len(s12))
+
+
+def by_norms(change):
+    """U with each cosine p.z / change(|p|, |z|, delta)."""
+    def U(rows, delta):
+        p1, z1, p2, z2 = rows
+        s = [inner(p, z) / change(root(inner(p, p)), root(inner(z, z)), delta) for p, z in ((p1, z2), (p2, z1))]
+        return -mean(*s).ln()
+    return U
+
+
+def by_cosines(change):
+    """U with change(s, delta) in place of each cosine s."""
+    plain = by_norms(lambda p, z, delta: p * z)
+
+    def U(rows, delta):
+        p1, z1, p2, z2 = rows
+        s = [change(inner(p, z) / root(inner(p, p)) / root(inner(z, z)), delta) for p, z in ((p1, z2), (p2, z1))]
+        return -mean(*s).ln() if delta else plain(rows, delta)
+    return U
+
+
+def scaled(U):
+    """U of rows whose largest entry is 1."""
+    return lambda rows, delta: U([x / abs(x).max(axis=1)[:, None] for x in rows], delta)
+
+
+def added(p, z, delta):
+    return (p + delta) * (z + delta)
+
+
+RIGHT = by_norms(lambda p, z, delta: p * z)
+CONSTANTS = {
+    "{} is added inside the logarithm, log(m + delta)": lambda rows, delta: -((-RIGHT(rows, 0)).exp() + delta).ln(),
+    "{} is added to the norm of each row": by_norms(added),
+    "{} is added to the norm of each row, after its largest entry is scaled to 1": scaled(by_norms(added)),
+    "{} is added to the squared norm of each row, under the root": by_norms(
+        lambda p, z, delta: root((p * p + delta) * (z * z + delta))),
+    "{} is added to the product of the norms": by_norms(lambda p, z, delta: p * z + delta),
+    "{} is added under the root of a smooth absolute value, sqrt(s^2 + delta)": by_cosines(
+        lambda s, delta: root(s * s + delta)),
+    "U is multiplied by {}": lambda rows, delta: RIGHT(rows, 0) * (1 + delta),
+    "m is multiplied by {}": lambda rows, delta: RIGHT(rows, 0) - (1 + delta).ln(),
+}
+
+
+def batches():
+    """Batches that differ in everything: the first is solved for delta, the others judge it."""
+    generic = generic_batch()
+    return [generic, WORKED_EXAMPLE, Batch(*(x[:1, :3] * f for x, f in zip(generic.arrays(), (2, 1, 0.5, 4),
+                                                                       strict=True)))]
+
+
+def solve(U, rows, got):
+    """delta with U(rows, delta) = got, by secants from 0; None if there is none."""
+    a, b = Decimal(0), Decimal("1e-6")
+    Ua, Ub = U(rows, a), U(rows, b)
+    for _ in range(60):
+        if Ub == Ua:
+            return None
+        a, b, Ua = b, b - (Ub - got) * (b - a) / (Ub - Ua), Ub
+        Ub = U(rows, b)
+        if abs(b - a) <= abs(b) * Decimal("1e-30"):
+            return b
+    return None
+
+
+def constant(impl):
+    """(text, U by rows) of the constant that explains U in all batches, or None."""
+    seen = [(batch, [decimals(x) for x in batch.arrays()], Decimal(impl.energy(*batch.arrays())), truth(batch))
+            for batch in batches()]
+    bounds = [energy_bound(impl, batch, right) for batch, _, _, right in seen]
+    if any(not got.is_finite() for _, _, got, _ in seen) or any(
+            abs(got - right.U) < 64 * e for (_, _, got, right), e in zip(seen, bounds, strict=True)):
+        return None
+    for text, U in CONSTANTS.items():
+        try:
+            delta = solve(U, seen[0][1], seen[0][2])
+            if delta is not None and fits(U, delta, seen, bounds):
+                number = 1 + delta if "multiplied" in text else delta
+                return text.format(f"{float(number):.6g}"), lambda rows, U=U, delta=delta: U(rows, delta)
+        except (ArithmeticError, ValueError):
+            continue
+    return None
+
+
+def fits(U, delta, seen, bounds):
+    """Whether the other batches agree, within what rounding allows there and in delta."""
+    def slope(rows):
+        h = abs(delta) * Decimal("1e-20")
+        return (U(rows, delta + h) - U(rows, delta)) / h
+
+    first = slope(seen[0][1])
+    return all(abs(U(rows, delta) - got) <= 4 * (e + bounds[0] * abs(slope(rows) / first))
+               for (_, rows, got, _), e in zip(seen[1:], bounds[1:], strict=True))
+
+
+def short_rows(impl):
+    """Whether U changes with the length of the rows of p1, in words."""
+    batch = generic_batch()
+    want = float(truth(batch).U)
+    for k in (1, 4, 10, 19):
+        U = impl.energy(batch.p1 * 2.0**-k, batch.z1, batch.p2, batch.z2)
+        if not abs(U - want) <= float(energy_bound(impl, batch, truth(batch))):
+            return (f"rows of p1 shorter by a factor of {2**k} give U = {U:.9g} instead of {want:.9g}: a norm is not "
+                    "let below a bound that is too large, or something is added to it")
+    return ""
+
+
+def clamp(impl):
+    """The smallest m that U goes down to, in words, if it is above 1e-9; and the largest, if it is below 1."""
+    values = {}
+    for k in (2, 8, 16, 28, 30):
+        pair = np.array([[2.0**-k, 1.0]]), np.array([[1.0, 0.0]])
+        values[k] = impl.energy(pair[0], pair[1], pair[0], pair[1])
+    if values[28] == values[30] < 28 * log(2) - 0.5:
+        return f"m is not let below {np.exp(-values[30]):.6g}: nearly orthogonal rows give U = {values[30]:.6g}"
+    p = np.array([[3.0, 4.0]])
+    U = impl.energy(p, p, p, p)
+    if not abs(U) <= 64 * float(impl.u):
+        return f"equal rows give U = {U:.6g}, right is 0: m does not reach 1, it is {np.exp(-U):.9g}"
+    return ""
+
+
+# --------------------------------------------------------------------------------------------------- large batches
+
+def large_batch():
+    """Rows with one common direction, so that m is not small, the same for ever; B and d no powers of two."""
+    rng, (B, d) = np.random.default_rng(5), LARGE
+    return Batch(*(rng.integers(-8, 9, (B, d)) + 2.0 * (np.arange(d) % 7) + np.arange(B)[:, None] % 5
+                   for _ in range(4)))
+
+
+def cosines(batch, features=None):
+    """s of both views (2, B), from the first features alone."""
+    p1, z1, p2, z2 = (x[:, :features] / np.linalg.norm(x[:, :features], axis=1, keepdims=True) for x in batch.arrays())
+    return abs(np.array([(p1 * z2).sum(axis=1), (p2 * z1).sum(axis=1)])).mean(axis=0)
+
+
+def of_a_part(impl):
+    """Which rows or features of a large batch count, in words; "" if all do or nothing fits."""
+    batch, (B, d) = large_batch(), LARGE
+    s, got = cosines(batch), impl.energy(*batch.arrays())
+    near = 2.0**8 * float(impl.u)
+    if abs(got + log(s.mean())) <= near:
+        return ""
+    found = {f"only the first {r} of {B} rows count": s[:r].mean() for r in range(1, B)}
+    found |= {f"only the first {r} of {B} rows are added, but divided by {B}": s[:r].sum() / B for r in range(1, B)}
+    found |= {f"only the last {r} of {B} rows count": s[-r:].mean() for r in range(1, B)}
+    found |= {f"the mean of the means of chunks of {k} rows: the short last chunk weighs as much as the others":
+              np.mean([s[i:i + k].mean() for i in range(0, B, k)]) for k in range(2, B) if B % k}
+    found |= {f"only the first {f} of {d} features count": cosines(batch, f).mean() for f in range(1, d)}
+    fitting = [text for text, m in found.items() if abs(got + log(m)) <= near]
+    return fitting[0] if len(fitting) == 1 else " or ".join(fitting[:2])

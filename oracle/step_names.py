@@ -1,0 +1,210 @@
+"""Which known bug does a sampler with injected noise have? A name is given only if the whole answer fits it.
+
+The known bugs are asked the same questions: the generic case and others that differ from it in one respect (L, b_hat,
+the mass, the number of coordinates). A bug is named if it gives all answers; or if it gives those with one property
+and all others are right; or if it gives all answers but those that a second bug of b_hat or the mass spoils.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from oracle.cases import generic_case
+from oracle.coefficients import some_coordinates, wrong_coefficients
+from oracle.diagnosis import SPECIAL_BUGS, STEP, STEP_CANDIDATES, Observation, same, some
+from oracle.implementations import NUMPY
+from oracle.known_bugs import implementation
+from oracle.precision import rounded_scalars, rounded_step
+from oracle.sampler import gamma, gradient, product
+
+RIGHT = "the generic case comes out right. What is wrong is said at the tests, and may need the input shown there."
+SIZES = (1, 2, 3, 5, 7, 8, 1111)  # coordinates that do not act on each other
+SPECIAL = {  # property of a case -> in words
+    "with a b_hat for each coordinate": lambda case: np.ndim(case.b_hat) > 0,
+    "with a mass for each coordinate": lambda case: np.ndim(case.mass) > 0,
+    "with b_hat": lambda case: np.any(case.b_hat),
+    "with a mass other than 1": lambda case: np.any(np.not_equal(case.mass, 1)),
+    "where L is even": lambda case: case.L % 2 == 0, "where L is odd": lambda case: case.L % 2,
+    "from L = 2 on": lambda case: case.L > 1, "from L = 3 on": lambda case: case.L > 2,
+    "from L = 4 on": lambda case: case.L > 3, "at L = 24": lambda case: case.L > 20,
+}
+
+
+def questions(impl):
+    """The cases by name. Sizes have a diagonal A: no coordinate acts on another."""
+    generic = generic_case(impl)
+    cases = {"generic": generic, **{f"L = {L}": generic_case(impl, L) for L in (1, 2, 4)}}
+    if impl.accepts("b_hat"):
+        cases["no b_hat"] = replace(generic, b_hat=0.0)
+    if impl.accepts("mass"):
+        cases["mass 1"] = replace(generic, mass=1.0, b_hat=0.0)
+        cases["mass 1, L = 2"] = replace(generic_case(impl, 2), mass=1.0, b_hat=0.0)
+        cases["light"] = replace(generic, mass=0.7, b_hat=0.0)
+    if impl.accepts("mass per coordinate"):
+        cases["masses"] = replace(generic, mass=np.array([2.89, 0.3, 1.7, 5.5]), b_hat=0.0)
+    if impl.accepts("b_hat per coordinate"):
+        cases["b_hats"] = replace(generic, b_hat=np.array([0.05, 0.0, 0.02, 0.1]))
+    return {**cases, **{f"n = {n}": sized(generic, n) for n in SIZES}, "L = 24": sized(generic, 3, L=24)}
+
+
+def sized(generic, n, L=3):
+    """A case of n coordinates on dyadic grids, a diagonal A, one mass and no B^."""
+    rng = np.random.default_rng(n + L)
+
+    def odd(*shape):
+        return (2 * rng.integers(0, 8, shape) + 1) * rng.choice((-1, 1), shape) / 8
+
+    return replace(generic, w=odd(n), z=odd(2 * L + 1, n), A=odd(n), b=odd(n), L=L, b_hat=0.0)
+
+
+def reach(case):
+    """The F of oracle/sampler.py in floats: the recursion with every sign made positive (n,)."""
+    m, c = np.broadcast_to(case.mass, case.n), 1 - case.alpha
+    s = np.sqrt(2 * (case.alpha * m - case.b_hat * case.eps))
+    z, X, A, b = abs(case.z), abs(case.w), abs(case.A), abs(case.b)
+    Phi = np.sqrt(m) * z[0]
+    for l in range(case.L):
+        Phi = c * Phi + case.eps / 2 * (product(A, X) + b) + s * z[2 * l + 1]
+        X = X + case.eps / m * Phi
+        Phi = c * Phi + case.eps / 2 * (product(A, X) + b) + s * z[2 * l + 2]
+    return X
+
+
+SHARED = {}  # question -> (right answer, F, answers of the known bugs)
+
+
+def sample(impl, case):
+    return impl.step(case.w.copy(), case.z.copy(), gradient(case), **case.settings())
+
+
+def observed(impl, case):
+    """The Observation of a case, in floats: twice the bound, since the right answer is rounded too."""
+    key = repr((case.n, case.L, case.settings()))
+    if key not in SHARED:
+        SHARED[key] = sample(NUMPY, case), reach(case), {}
+    right, F, answers = SHARED[key]
+    k = float(gamma(impl, case))
+    return Observation({STEP: (sample(impl, case), right, 2 * k * F)},
+                       lambda candidate: {STEP: sample(implementation(candidate[0]), case)}, answers)
+
+
+def fitting(seen, candidates):
+    """The known bugs that give the answers to all these questions."""
+    return list(dict.fromkeys(c[0] for c in candidates if all(STEP in o.fits(c) for o in seen.values())))
+
+
+def known(found):
+    return f"your output equals that of a known bug: {some(found, ' Or: ')}"
+
+
+def diagnose_step(impl):
+    """What is wrong with a sampler: the known bug it has, or what else can be said of it; and B^ > C, if it is let
+    through."""
+    with np.errstate(all="ignore"):
+        texts = [x for x in (kept_between_calls(impl) or wrong_numbers(impl), refusal(impl)) if x]
+    return " Also: ".join(x.rstrip(".") + "." for x in texts) or RIGHT
+
+
+def wrong_numbers(impl):
+    """The known bug, or what else can be said of wrong answers; "" if all are right."""
+    cases, seen, raised = questions(impl), {}, ""
+    for name, case in cases.items():
+        try:
+            seen[name] = observed(impl, case)
+        except Exception as error:
+            raised = raised or f"the case {name} raises {type(error).__name__}: {error}"
+    wrong = {name: o for name, o in seen.items() if o.wrong}
+    if not wrong:
+        return raised or wrong_coefficients(impl) or rounded_step(impl)
+    return (name_of(impl, cases, seen, wrong) or raised or single(impl, seen) or rounded_step(impl)
+            or "no known bug. One input at a time: " + (wrong_coefficients(impl) or "all right."))
+
+
+def kept_between_calls(impl):
+    """Whether the same input gives other numbers after another call, in words."""
+    case = generic_case(impl)
+    try:
+        first = sample(impl, case)
+        sample(impl, replace(case, w=case.w + 1, z=case.z[::-1] - 1))
+        again = sample(impl, case)
+    except Exception:
+        return ""
+    return "" if np.array_equal(first, again, equal_nan=True) else (
+        "momentum: kept between calls, or something else is: the same input gives other bits after another call.")
+
+
+def name_of(impl, cases, seen, wrong):
+    """The text that names a known bug, or "" if none fits."""
+    if not any(np.any(o.parts[STEP][0]) for o in seen.values()):
+        return ""  # an answer of zeros alone names nobody
+    found = fitting(seen, STEP_CANDIDATES + SPECIAL_BUGS)
+    if found:
+        return known(found)
+    for words, has in SPECIAL.items():
+        here = {name: seen[name] for name in seen if has(cases[name])}
+        if set(wrong) <= set(here) and len(here) < len(seen):
+            found = fitting(here, STEP_CANDIDATES)
+            if found:
+                return f"{words} {known(found)} Otherwise it is right."
+    return beside_another(cases, seen, wrong) or in_coordinates(wrong)
+
+
+def in_coordinates(wrong):
+    """A known bug that sits in some coordinates alone, and would show in others; by the questions in which no
+    coordinate acts on another."""
+    alone = {name: o for name, o in wrong.items() if name.startswith("n = ")}
+    places = {name: bad_entries(o) for name, o in alone.items()}
+    if not alone or all(bad.all() for bad in places.values()):
+        return ""
+    parts = {name: Observation({STEP: tuple(x[places[name]] for x in o.parts[STEP])}, lambda c, o=o, name=name: {
+        STEP: o.ask(c)[STEP][places[name]]}) for name, o in alone.items()}
+    found = [row for row in fitting(parts, STEP_CANDIDATES) if row not in fitting(alone, [(row, "as written")])]
+    if not found:
+        return ""
+    where = "; ".join(f"{some_coordinates(np.flatnonzero(bad))} of {len(bad)}" for bad in list(places.values())[-3:])
+    return f"in {where} {known(found)} The other coordinates are right."
+
+
+def bad_entries(observation):
+    got, right, bound = observation.parts[STEP]
+    return ~(abs(got - right) <= bound)
+
+
+def beside_another(cases, seen, wrong):
+    """A known bug of the simpler cases, where b_hat or the mass is wrong as well; or what is right there."""
+    simpler = {"at b_hat = 0 ": ("b_hat", lambda case: not np.any(case.b_hat)),
+               "at mass = 1 and b_hat = 0 ": ("the mass", lambda case: np.all(np.equal(case.mass, 1)))}
+    for words, (other, has) in simpler.items():
+        here = {name: seen[name] for name in seen if has(cases[name])}
+        if not here or len(here) == len(seen) or not set(here) & set(wrong):
+            continue
+        found = fitting(here, STEP_CANDIDATES)
+        if found:
+            return f"{words}{known(found)} And {other} is wrong as well."
+    return ""
+
+
+def single(impl, seen):
+    """Double precision that is right to 24 bits only."""
+    if impl.dtype != "float64" or not all(
+            same(got, want, bound * 2.0**29) for o in seen.values() for got, want, bound in [o.parts[STEP]]):
+        return ""
+    if all(np.array_equal(o.parts[STEP][0], np.float32(o.parts[STEP][0])) for o in seen.values()):
+        return "right to single precision; set DTYPE = 'float32', or look for a hidden float32."
+    always = all(seen[name].wrong for name in ("generic", "L = 1", "L = 2", "L = 4") if name in seen)
+    return rounded_scalars(impl) if always else ""
+
+
+def refusal(impl):
+    """B^ > C has to be an error."""
+    if not impl.accepts("b_hat"):
+        return ""
+    case = generic_case(impl)
+    try:
+        got = sample(impl, replace(case, b_hat=2 * case.alpha * case.mass / case.eps))
+    except ValueError:
+        return ""
+    except Exception as error:
+        return f"b_hat = 2 C raises {type(error).__name__} instead of a ValueError: {error}"
+    return (f"b_hat = 2 C is not refused: the noise variance 2 (C - B^) eps is negative there, but W_(t+1)[0] is "
+            f"{got[0]:.6g} instead of a ValueError.")

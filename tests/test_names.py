@@ -1,0 +1,284 @@
+"""Names of bugs that fit the whole answer, descriptions of what has none, and what a failing run prints."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from oracle.batches import generic_batch
+from oracle.cases import generic_case
+from oracle.energy_names import diagnose_energy
+from oracle.families import LARGE
+from oracle.formula import words
+from oracle.implementations import NUMPY, ROOT, Implementation
+from oracle.known_bugs import TABLE, implementation
+from oracle.probes import probe_case, responses
+from oracle.snippets import snippet
+from oracle.step_names import RIGHT, diagnose_step
+from oracle.variants import variant
+
+GRAD = "return _vector(grad(X.copy()), w.shape, 'grad(X)')"
+CHECKED = "w, Z, M, B_hat = _checked(w, z, eps, L, alpha, mass, b_hat)"
+NORMAL = "return Z[j] if j < len(Z) else np.zeros_like(w)"
+FIRST = "Phi = (1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)"
+DRIFT = "X = X + eps / M * Phi"
+KNOWN = "your output equals that of a known bug: "
+
+
+def by_gradient(change):
+    return {GRAD: f"G = _vector(grad(X.copy()), w.shape, 'grad(X)')\nreturn {change}"}
+
+
+def then(line):
+    return {CHECKED: f"{CHECKED}\n{line}"}
+
+
+STEPS = {  # how the reference is changed -> words of the diagnosis
+    # known bugs that sit somewhere only
+    "a vector of masses is its own root": (
+        {"np.sqrt(M)": "(M if np.ndim(mass) else np.sqrt(M))"},
+        f"with a mass for each coordinate {KNOWN}momentum: M used as its standard deviation ("),
+    "the last drift is lost if L is even": ({"range(L)": "range(L - 1 + L % 2)"},
+                                            f"where L is even {KNOWN}loop: L - 1 leapfrogs ("),
+    "the remainder of 4 has no friction": (
+        {"X = w.copy()": "X = w.copy()\nalpha = alpha * (np.arange(len(w)) < len(w) // 4 * 4)"},
+        f"in coordinate 4 of 5; coordinates 4 to 6 of 7; coordinates 1108 to 1110 of 1111 {KNOWN}friction: none ("),
+    "the mean of the masses": (then("M = M.mean() + 0 * M"), f"{KNOWN}mass: the mean of the masses"),
+    # weights in terms of the settings
+    "noise of a quarter of the variance and B^": (
+        {"noise_variance = 2 * (C - B_hat) * eps": "noise_variance = (C - B_hat) * eps / 8"},
+        "all noise z[1..]: 1 / 4 times what it should be"),
+    "B^ of the velocities": ({"noise_variance = 2 * (C - B_hat) * eps": "noise_variance = 2 * (C - B_hat * M) * eps"},
+                             "with b_hat: B^ is taken off the noise variance M times (right: 2 B^ eps"),
+    "eps twice in a later kick": ({FIRST: FIRST.replace("eps / 2", "(eps / 2 if l == 0 else eps * eps / 4)")},
+                                  "the gradient at X_1 in X_2 - X_1: eps / 2 times what it should be in the opening"),
+    "momentum times eps^2": ({"Phi = np.sqrt(M) * normal(0)": "Phi = eps * eps * np.sqrt(M) * normal(0)"},
+                             "z[0] in X_1 - X_0: eps^2 times what it should be"),
+    "half a drift in the first leapfrog": ({DRIFT: "X = X + eps / M * Phi / (2 if l == 0 else 1)"},
+                                           "z[0] in X_1 - X_0: 1 / 2 times what it should be"),
+    "a row that is not used": ({NORMAL: f"if j == 3:\n    return np.zeros_like(w)\n{NORMAL}"},
+                               "z[3] in X_2 - X_1: not used"),
+    # rows, coordinates
+    "rows shifted": ({NORMAL: "return Z[(j + 3) % len(Z)]"}, "rows of z in the wrong places: used are z[0] as z[4]"),
+    "a ring of 16 rows": ({NORMAL: "return Z[j % 16]"}, "at L = 24: rows of z in the wrong places: used are z[0] as "),
+    "neighbours mixed": ({DRIFT: "X = X + eps / M * np.roll(Phi, 1)"},
+                         "coordinates are mixed: z[0] of coordinate 0 moves coordinate 1 by"),
+    "the answer in reverse order": ({"return X": "return X[::-1].copy()"},
+                                    "coordinates are mixed: W_t of coordinate 0 moves coordinate 3 by 1 in X_3"),
+    "noise in blocks of 16": ({NORMAL: "return np.resize(Z[j][:16], w.shape)"},
+                              "z[0] of coordinate 0 moves coordinate 16 by"),
+    "the masses of the first block": (
+        {DRIFT: "X = X + eps / np.resize(M[:1024], w.shape) * Phi"},
+        "wrong in coordinates 1024 to 1110 of 1111 alone: the drift eps M^-1 Phi divides by the mass of coordinate "
+        "i - 1024 in coordinate i"),
+    # what depends on W or on the size of a gradient
+    "weight decay": (by_gradient("G + 0.0003 * X"), "weight decay: 0.0003 times the position is added to each grad"),
+    "decoupled weight decay": ({DRIFT: "X = 0.999 * X + eps / M * Phi"},
+                               "weight decay: each move keeps 0.999 of the position"),
+    "clipped by value": (by_gradient("np.clip(G, -3, 3)"), "gradient clipped: each entry is cut off at 3"),
+    "clipped by norm": (by_gradient("G * np.minimum(1, 5 / np.sqrt((G * G).sum()))"), "cut off at the norm 5"),
+    "normalised": (by_gradient("G / np.sqrt((G * G).sum())"), "gradient clipped: it is brought to the norm 1"),
+    "draws cut off": ({NORMAL: "return np.clip(Z[j], -1, 1)"}, "z[0] clipped: each entry is cut off at 1"),
+    "large draws dropped": ({NORMAL: "return Z[j] * (abs(Z[j]) < 2)"}, "counts as 0, of 1 as "),
+    "B^ cut off": (then("B_hat = np.minimum(B_hat, 0.01)"), "b_hat = 0.05 lowers the noise variance as 0.01 should"),
+    "something added": ({"return X": "return X + 1e-7"}, "every coefficient is right, but X_3 is off by 1e-07 in"),
+    # short formats
+    "half precision": (by_gradient("G.astype(np.float16)"), "precision: the gradient is rounded to float16"),
+    "float32 draws": ({"Phi = np.sqrt(M) * normal(0)": "Phi = np.sqrt(M) * normal(0).astype(np.float32)"},
+                      "precision: z[0], or the momentum, is rounded to float32"),
+    "the result in half precision": ({"return X": "return X.astype(np.float16).astype(float)"},
+                                     "precision: W_t, or the position, is rounded to float16"),
+    "a float32 setting": (then("eps = np.float64(np.float32(eps))"), "a setting, or a constant made from one, passes"),
+}
+
+
+def step(edits):
+    return Implementation("wrong", SimpleNamespace(sghmc_step=variant(edits).sghmc_step))
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_wrong_samplers_are_named_where_the_bug_sits_or_described_by_their_coefficients(name):
+    edits, expected = STEPS[name]
+    text = diagnose_step(step(edits))
+    assert expected in text and (KNOWN in expected or KNOWN not in text), text
+
+
+def test_right_samplers_have_nothing_to_be_told():
+    for row in TABLE["step"]:
+        if row.kind == "rewriting" and row.name != "coordinate by coordinate":  # slow in Python, for 1111 of them
+            assert diagnose_step(implementation(row)) == RIGHT, row.name
+
+
+def test_special_bugs_are_named():
+    for row in TABLE["step"]:
+        if row.special:
+            assert row.name in diagnose_step(implementation(row)), row.name
+
+
+def test_an_answer_of_zeros_has_no_name():
+    zeros = Implementation("zeros", SimpleNamespace(sghmc_step=lambda w, *a, **k: 0 * w, energy=lambda *a: 0.0,
+                                                    energy_grad=lambda *a: [0 * x for x in a[:4]]))
+    assert KNOWN not in diagnose_step(zeros) + diagnose_energy(zeros)
+
+
+def test_small_gradients_dropped_are_no_single_precision():
+    text = diagnose_step(step(by_gradient("np.where(abs(G) > 1e-3, G, 0)")))
+    assert "single" not in text and "float" not in text, text
+
+
+def test_a_part_of_the_answer_is_not_the_whole():
+    """At L = 3 this is noise without the factor 2, at L = 1 and 4 it is right: no name."""
+    text = diagnose_step(step({"noise_variance = 2 * (C - B_hat) * eps":
+                               "noise_variance = 2 * (C - B_hat) * eps / (1 + (L == 3))"}))
+    assert KNOWN not in text and "all noise z[1..]: 1 / 2^0.5 times what it should be" in text
+
+
+def test_responses_of_the_reference_are_right_in_every_coordinate_and_mix_none():
+    for mass in (2.89, np.array([2.89, 0.3, 1.7, 5.5])):
+        seen = responses(NUMPY, probe_case(mass=mass))
+        assert not any(seen.cross.values())
+        assert all((abs(seen.own[key] - seen.right[key]) <= seen.error[key[0]]).all() for key in seen.own)
+
+
+def test_a_formula_is_found_for_plain_numbers_and_for_no_others():
+    settings = dict(eps=0.1, alpha=0.13, mass=2.89, L=3)
+    for x, text in ((0.05, "eps / 2"), (-1, "-1"), (2**0.5, "2^0.5"), (1 / 0.87, "1 / (1 - alpha)"),
+                    (28.9, "M / eps"), (np.exp(-0.13), "exp(-alpha)"), (0.25, "1 / 4")):
+        assert words(x, 1e-11, settings) == text
+    rng = np.random.default_rng(0)
+    assert sum(words(x, 1e-11, settings) is not None for x in np.exp(rng.uniform(-5, 5, 3000))) == 0
+
+
+# --------------------------------------------------------------------------------------------------------- energies
+
+def unit(rows, delta=0.0):
+    return rows / (np.linalg.norm(rows, axis=1, keepdims=True) + delta)
+
+
+def energy_of(value=lambda m: -np.log(m), size=abs, norm=unit, mean=np.mean):
+    """U = value(mean of size(s)) of rows that norm(rows) has normalised, as one writes it by hand."""
+    def energy(p1, z1, p2, z2):
+        p1, z1, p2, z2 = map(norm, (p1, z1, p2, z2))
+        return float(value(mean((size((p1 * z2).sum(axis=1)) + size((p2 * z1).sum(axis=1))) / 2)))
+    return energy
+
+
+def chunks(s):
+    return np.mean([s[i:i + 32].mean() for i in range(0, len(s), 32)])
+
+
+def stepped(s):
+    return np.float16(abs(s)).astype(float)  # of 11 bits
+
+
+ENERGIES = {
+    "log(m + 1e-7)": (energy_of(lambda m: -np.log(m + 1e-7)), "1e-07 is added inside the logarithm"),
+    "norms + 1e-8": (energy_of(norm=lambda x: unit(x, 1e-8)), "1e-08 is added to the norm of each row"),
+    "smooth absolute value": (energy_of(size=lambda s: np.sqrt(s * s + 1e-6)), "1e-06 is added under the root"),
+    "U by another factor": (energy_of(lambda m: -1.7 * np.log(m)), "U is multiplied by 1.7"),
+    "m by another factor": (energy_of(lambda m: -np.log(m * 1.25)), "m is multiplied by 1.25"),
+    "clamped": (energy_of(lambda m: -np.log(np.maximum(m, 1e-6))), "m is not let below 1e-06"),
+    "clamped above": (energy_of(size=lambda s: np.minimum(abs(s), 0.999)), "m does not reach 1, it is 0.999"),
+    "short rows": (energy_of(norm=lambda x: x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 0.25)),
+                   "rows of p1 shorter by a factor of 16 give U = "),
+    "chunk means": (energy_of(mean=chunks), "chunks of 32 rows: the short last chunk weighs as much"),
+    "last chunk dropped": (energy_of(mean=lambda s: s[:len(s) // 32 * 32 or len(s)].mean()),
+                           f"only the first 64 of {LARGE[0]} rows count"),
+    "first 64 features": (energy_of(norm=lambda x: unit(x[:, :64])), f"only the first 64 of {LARGE[1]} features count"),
+    "half precision": (energy_of(size=stepped), "rounded to float16"),
+    "logarithm of each view": (None, "energy: logarithm of each view ("),
+}
+
+
+@pytest.mark.parametrize("name", list(ENERGIES)[:-1])
+def test_wrong_energies_are_named_by_their_constant_their_part_or_their_format(name):
+    energy, expected = ENERGIES[name]
+    text = diagnose_energy(Implementation("wrong", SimpleNamespace(energy=energy)))
+    assert expected in text and KNOWN not in text, text
+
+
+def test_an_energy_by_hand_is_right():
+    text = diagnose_energy(Implementation("right", SimpleNamespace(energy=energy_of())))
+    assert text.startswith("the generic batch comes out right")
+
+
+def gradients(change):
+    return Implementation("wrong", SimpleNamespace(energy_grad=lambda *a: change(NUMPY.module.energy_grad(*a), a[4])))
+
+
+def test_wrong_gradients_are_named_by_their_order_or_described_output_by_output():
+    text = diagnose_energy(gradients(lambda g, stop: [g[3], g[0], g[1], g[2]]))
+    assert "outputs exchanged: energy_grad returns the gradients of z2, p1, z1, p2;" in text
+    text = diagnose_energy(gradients(lambda g, stop: [1.5 * g[0], g[1], g[2], g[3]]))
+    assert text == "no known bug. Wrong: dU/dp1, dU/dp1 with stop-gradient: 1.5 times what it should be"
+    text = diagnose_energy(gradients(lambda g, stop: [*g[:2], g[2].astype(np.float16).astype(float), g[3]]))
+    assert text == "precision: dU/dp2, dU/dp2 with stop-gradient are rounded to float16."
+    text = diagnose_energy(gradients(lambda g, stop: [len(x) ** 2 * x for x in g]))
+    assert text.startswith("no known bug. Wrong: dU/dp1, dU/dz1, ") and "B^2 times what it should be" in text
+    text = diagnose_energy(gradients(lambda g, stop: [*g[:2], g[2] * (np.arange(len(g[2])) > 0)[:, None], g[3]]))
+    assert text == "no known bug. Wrong: dU/dp2, dU/dp2 with stop-gradient: wrong in row 0 of 3 alone"
+
+
+def test_no_two_bugs_are_pieced_together_for_one_gradient():
+    """dU/dp1 of one bug and dU/dp2 of another are no reason to accuse of both."""
+    long, sign = (implementation(row).module.energy_grad for row in TABLE["gradient"] if row.name in (
+        "gradient: no 1/norm for P", "gradient: wrong sign"))
+    mixed = Implementation("wrong", SimpleNamespace(energy_grad=lambda *a: [long(*a)[0], *sign(*a)[1:]]))
+    assert KNOWN not in diagnose_energy(mixed)
+
+
+# ------------------------------------------------------------------------------------------------- what is printed
+
+def printed(lines):
+    """What the lines of a snippet print, their functions taken from the reference."""
+    shown = []
+    exec("\n".join(lines).replace("print(", "shown.append("), {"shown": shown})
+    return shown
+
+
+def test_a_failing_case_can_be_pasted(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(f"from oracle.variants import variant\nm = variant({STEPS['weight decay'][0]!r})\n"
+                    "sghmc_step = m.sghmc_step\nenergy = lambda *a: 2 * m.energy(*a)\n")
+    mine = SimpleNamespace(__file__=str(file), sghmc_step=step(STEPS["weight decay"][0]).module.sghmc_step,
+                           energy=lambda *a: 2 * NUMPY.module.energy(*a))
+    impl = Implementation(str(file), mine)
+    recorded = replace(generic_case(L=2), g=np.ones((3, 4)))
+    for case in (generic_case(L=2), replace(generic_case(L=2), kappa=0.5, mass=np.array([1.0, 2, 3, 4]), b_hat=0.0)):
+        lines = snippet(impl, case)
+        assert printed(lines)[0].tolist() == eval(lines[-1].partition("now ")[2].partition(", right")[0])
+        assert eval(lines[-1].partition("right ")[2]) == pytest.approx(NUMPY.step(
+            case.w, case.z, lambda x, case=case: case.A @ x - case.b + case.kappa * abs(x), **case.settings()))
+    assert "# the gradients g at the positions X" in "\n".join(snippet(impl, recorded))
+    lines = snippet(impl, generic_batch())
+    assert lines[-1].startswith(f"# now {printed(lines)[0]!r}, right ")
+    assert snippet(NUMPY, generic_case(L=2)) == []
+
+
+def test_a_failing_run_prints_at_most_60_lines_each_cause_once(tmp_path):
+    """The worst that there is: everything is wrong. (Own draws have six lines at most: test_own_draws.py.)"""
+    (tmp_path / "mine.py").write_text(
+        "import numpy as np\n"
+        "def sghmc_step(w, z, grad, *, eps, L, alpha, mass=1.0, b_hat=0.0):\n"
+        "    return w + eps * grad(w)[::-1] + z[1] ** 2\n"
+        "def energy(p1, z1, p2, z2): return float(abs(p1 * z1).sum() - 3)\n"
+        "def energy_grad(p1, z1, p2, z2, stop_grad): return z1, p1 + 1, p2, abs(z2)\n")
+    done = run_on("mine.py", tmp_path)
+    assert done.returncode == 1 and "Traceback" not in done.stdout
+    lines = done.stdout.splitlines()
+    assert len(lines) <= 60 and max(map(len, lines)) <= 1700, done.stdout
+    for half in ("sampler", "energy"):
+        assert sum(line.startswith(f"mine.py, {half}: ") and "tests fail" not in line for line in lines) == 1
+    assert "In Python:" in lines
+
+
+def run_on(place, folder):
+    here = {k: v for k, v in os.environ.items() if k not in ("CI", "BUILD_NUMBER")}
+    some = "hides_no_bug or a_torque or worked_example or positions_in or last_half_kick or keeps_no_state or refused"
+    return subprocess.run([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", ROOT / "test_sghmc.py",
+                           ROOT / "test_energy.py", "-k", some], cwd=folder, env={**here, "SGHMC_IMPL": place},
+                          capture_output=True, text=True)
