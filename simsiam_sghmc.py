@@ -233,14 +233,10 @@ class Config:
         if self.method == "sgd" and self.warmup_epochs >= self.epochs:
             raise BadInput(f"--warmup-epochs {self.warmup_epochs}: give fewer than --epochs {self.epochs}")
 
-    @property
-    def phi_std(self):
-        """Standard deviation of the momentum draw Phi_0 (A.4, D6)."""
-        return self.velocity_std or math.sqrt(self.mass)
+    phi_std = property(lambda self: self.velocity_std or math.sqrt(self.mass))  # of the draw Phi_0 (A.4, D6)
 
 
-def flag(name):
-    """The command-line spelling of a field of Config."""
+def flag(name):  # the command-line spelling of a field of Config
     return "--" + name.replace("_", "-")
 
 
@@ -405,7 +401,6 @@ def gratings(count, seed):
 
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10 (D12)
-
 BRIGHTNESS, CONTRAST, SATURATION, HUE, NOTHING = range(5)
 
 
@@ -439,12 +434,10 @@ def draw_augmentation(n, g, size=32):
     fits = (0 < width) & (width <= size) & (0 < height) & (height <= size)
     first = fits.int().argmax(dim=1, keepdim=True)
     width, height = (torch.where(fits, x, size).gather(1, first).squeeze(1) for x in (width, height))
-    top = (uniform(0, 1) * (size - height + 1)).floor()
-    left = (uniform(0, 1) * (size - width + 1)).floor()
+    top, left = ((uniform(0, 1) * (size - x + 1)).floor() for x in (height, width))
     flip = uniform(0, 1) < 0.5
     order = uniform(0, 1, 4).argsort(dim=1)
-    strength = constant((0.4, 0.4, 0.4, 0.1), g.device)
-    factors = constant((1.0, 1.0, 1.0, 0.0), g.device) + strength * uniform(-1, 1, 4)
+    factors = constant((1.0, 1.0, 1.0, 0.0), g.device) + constant((0.4, 0.4, 0.4, 0.1), g.device) * uniform(-1, 1, 4)
     return Augmentation(top, left, height, width, flip, order, factors, uniform(0, 1) < 0.8, uniform(0, 1) < 0.2)
 
 
@@ -535,8 +528,8 @@ class Chain:
 
     def state(self):
         """The checkpoint: everything the rest of the chain depends on, since every draw is a function of its step."""
-        buffers = {name: b.cpu() for name, b in self.model.named_buffers()}
-        state = {"step": self.step, "weights": self.W.cpu(), "buffers": buffers}
+        state = {"step": self.step, "weights": self.W.cpu()}
+        state["buffers"] = {name: b.cpu() for name, b in self.model.named_buffers()}
         return state | ({"momentum": self.momentum.cpu()} if self.cfg.method == "sgd" else {})
 
     def views(self, step, kick=0):
@@ -692,8 +685,8 @@ def recalibrate(model, images):
 def load_model(path, recalibrate_on=None):
     """The SimSiam network of a checkpoint or sample, in evaluation mode: normalise(uint8 images) -> (p, z).
 
-    recalibrate_on: training images, uint8 (N, 3, 32, 32), to estimate the BatchNorm statistics from, as
-    `--bn recalibrated` does (D7); without, they are the chain's, which lag behind W. BadInput: no such file.
+    recalibrate_on: uint8 training images (N, 3, 32, 32) for the BatchNorm statistics, as `--bn recalibrated` does (D7);
+    without, they are the chain's, which lag behind W. BadInput: no such file.
     """
     model, saved = initial_network(0), read_checkpoint(path)
     nn.utils.vector_to_parameters(saved["weights"], model.parameters())
@@ -716,8 +709,7 @@ def knn_votes(train, train_labels, test, k):
     for rows in unit_rows(test).split(BLOCK):
         similarity, nearest = (rows @ train.T).topk(k, dim=1)
         weight = ((similarity - 1) / KNN_T).exp()
-        none = torch.zeros(len(rows), classes, device=rows.device)
-        votes.append(none.scatter_add_(1, train_labels[nearest], weight))
+        votes.append(rows.new_zeros(len(rows), classes).scatter_add_(1, train_labels[nearest], weight))
     return torch.cat(votes)
 
 
@@ -864,19 +856,17 @@ def default_folder(cfg):
 
 def circumstances(device):
     """What else the numbers of a run may depend on, for config.json."""
-    made_by = {name: importlib.metadata.version(name) for name in ("torchvision", "numpy", "pillow")}
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     git = "git describe --always --dirty"  # by a shell: there may be no git
     git = subprocess.run(git, shell=True, cwd=Path(__file__).parent, capture_output=True, text=True)
     date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    python, commit = sys.version.split()[0], git.stdout.strip()
-    made_by |= {"torch": torch.__version__, "python": python, "commit": commit}
+    made_by = {name: importlib.metadata.version(name) for name in ("torchvision", "numpy", "pillow")}
+    made_by |= {"torch": torch.__version__, "python": sys.version.split()[0], "commit": git.stdout.strip()}
     return made_by | {"device": f"{device}, {kind}", "date": date}
 
 
 def write_whole(path, content):
-    """Write bytes, or a dictionary as torch.save does, to a temporary name, to the disk, then rename it: a reader sees
-    the old file or the new one."""
+    """Write bytes, or a dictionary by torch.save, under a temporary name, then rename it: no file is half written."""
     if isinstance(content, dict):
         torch.save(content, buffer := io.BytesIO())
         content = buffer.getbuffer()
@@ -962,8 +952,7 @@ class Run:
         left = max(0, chain.length - chain.step)
         config = {"identity": self.identity, "settings": asdict(cfg), "made by": circumstances(chain.device)}
         config["test images per class"] = chain.data.test_labels.bincount().tolist()
-        device = config["made by"]["device"]
-        self.say(f"{self.path}: {cfg.method} on {device}, {left:,} steps from step {chain.step:,}")
+        self.say(f"{self.path}: {cfg.method} on {config['made by']['device']}, {left:,} steps from step {chain.step:,}")
         self.say(f"cost: {left * chain.gradients_per_step:,} gradients at batch {cfg.batch_size}")
         self.say(f"images: {chain.data.note or cfg.data}")
         if cfg.keep_every:
@@ -1004,10 +993,10 @@ class Run:
     def check_finite(self, finite=True):
         """RunStopped if U, W or statistics were not finite since the last save: nothing bad is saved."""
         if not (finite and self.chain.finite):
-            text = f"energy, weights or features are not finite at step {self.chain.step}; the last good state is "
-            text += f"{self.path}/checkpoint.pt; try a smaller "
             eps = "--eps (leapfrog is stable for eps < 2 sqrt(M / k), k the largest curvature of the energy)"
-            raise RunStopped(text + ("--lr" if self.cfg.method == "sgd" else eps), 3)
+            text = f"energy, weights or features are not finite at step {self.chain.step}; the last good state is "
+            text += f"{self.path}/checkpoint.pt; try a smaller {'--lr' if self.cfg.method == 'sgd' else eps}"
+            raise RunStopped(text, 3)
 
     def evaluate(self):
         """Add the row of metrics.csv for W as it is now, and save."""
@@ -1045,8 +1034,7 @@ class Run:
         if steps == 3 or time.monotonic() - self.shown > (0.5 if self.terminal else 30):
             self.shown, chain, each = time.monotonic(), self.chain, seconds / steps
             left = datetime.timedelta(seconds=round(each * (chain.length - chain.step)))
-            U = (chain.energies or self.energies)[-1]
-            U = "" if U is None else f", energy {float(U):.4f}"
+            U = "" if (U := (chain.energies or self.energies)[-1]) is None else f", energy {float(U):.4f}"
             self.say(f"step {chain.step:,} of {chain.length:,}{U}, {each:.3g} s per step, {left} left", rewritten=True)
 
 
@@ -1076,8 +1064,8 @@ def summary(rows, tests):
     """The verdict, from the first and the last row of metrics.csv; k-NN was taken on this many test images."""
     start, end, last = rows[0]["knn"], rows[-1]["knn"], rows[-1]
     text = "done: collapsed: {collapsed} (centre ratio {center:.4f}), at chance: {at_chance}, k-NN ".format(**last)
-    text += f"{start:.2%} at the start, {end:.2%} at step {last['step']:,} "
-    text += f"(standard error {math.sqrt(end * (1 - end) / tests):.2%})"
+    error = math.sqrt(end * (1 - end) / tests)
+    text += f"{start:.2%} at the start, {end:.2%} at step {last['step']:,} (standard error {error:.2%})"
     ratio = "\nin the first drift of the last sample the gradient's part was {drift_to_noise:.1g} of the noise's"
     return text + (ratio.format(**last) if "drift_to_noise" in last else "")
 
