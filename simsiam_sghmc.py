@@ -37,6 +37,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated
 
+if __name__ == "__main__":  # Ctrl-C before `caught_signals`, while torch is read: the end, without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 import numpy as np
 import torch
 from torch import nn
@@ -129,8 +131,9 @@ def sghmc_step(w, z, grad, *, eps, L, alpha, mass=1.0, b_hat=0.0, reuse_grad=Fal
             g = grad(X)
             Phi = (1 - alpha) * Phi - eps / 2 * g + noise_std * next(z)  # 5
             g = g if reuse_grad else grad(X)
-    for _ in z:  # what line 5 of the last leapfrog would take; any more is refused
-        pass
+    list(z)  # what line 5 of the last leapfrog would take; any more is refused
+    if X.shape != w.shape:
+        raise ValueError(f"grad, mass and b_hat: give w's shape {tuple(w.shape)} or numbers, not {tuple(X.shape)}")
     return X  # 6
 
 
@@ -156,7 +159,7 @@ def bad_input(message):
     try:
         yield
     except Exception as error:  # of files, drivers and libraries: many types
-        raise BadInput(message.replace("{}", one_line(error)[:200])) from None
+        raise BadInput(message.replace("{}", one_line(error).partition(". In PyTorch")[0][:200])) from None
 
 
 def one_of(*names):
@@ -364,15 +367,15 @@ def image_folder(root):
         raise BadInput(f"--data: there is no folder {root} (beside it: {beside}); {OTHER_DATA}")
     classes, labels, paths, resized = sorted(d.name for d in root.glob("[!.]*") if d.is_dir()), [], [], 0
     for label, name in enumerate(classes):
-        files = sorted(f for f in (root / name).rglob("*") if "/." not in str(f.relative_to(root)))  # no hidden ones
-        files = [f for f in files if f.suffix.lower() in Image.registered_extensions()]
+        files = sorted(f for f in (root / name).rglob("*") if "/." not in str(f.relative_to(root)) and not f.is_fifo())
+        files = [f for f in files if f.suffix.lower() in Image.registered_extensions()]  # not hidden, no pipe
         if not files:
             raise BadInput(f"--data: there is no image in {root / name}")
         labels, paths = labels + [label] * len(files), paths + files
     images = np.empty((len(paths), 32, 32, 3), np.uint8)
     for row, path in zip(images, paths, strict=True):
         with bad_input(f"--data: cannot use the image {path} ({{}}); mend or remove it"), Image.open(path) as image:
-            if image.mode not in ("1", "L", "P", "RGB", "CMYK", "YCbCr") or "transparency" in image.info:
+            if image.mode not in "1 L P RGB CMYK YCbCr" or "transparency" in image.info or ";16" in str(image.tile):
                 raise ValueError(f"mode {image.mode}: only 8 bits a channel, no transparency")
             resized += image.size != (32, 32)
             row[:] = ImageOps.exif_transpose(image).convert("RGB").resize((32, 32))

@@ -114,7 +114,7 @@ def load(place):
         module = from_file(place, refuse) if place.endswith(".py") or os.sep in place else from_name(place)
     except Unusable:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that runs at its import may end with sys.exit()
         refuse(f"cannot be imported: {type(error).__name__}: {error}")
     if not any(hasattr(module, c) for c in CAPABILITIES):
         meant = close_names(module)
@@ -133,7 +133,7 @@ def from_file(place, refuse):
     """The module of a file; refuse(why) raises Unusable."""
     file = file_of(place)
     if not file.is_file():
-        refuse("no such file")
+        refuse("a folder, not a file" if file.is_dir() else "no such file")
     sys.path.insert(0, str(file.resolve().parent))  # as `python file` would: it may import its neighbours
     spec = importlib.util.spec_from_file_location(f"sghmc_impl_{file.stem}", file)
     if spec is None:

@@ -117,6 +117,17 @@ def test_torch_asks_2l_minus_1_gradients_or_l_with_reuse_grad_for_the_same_sampl
             assert results[0].dtype == dtype and results[0].shape == (3,) and torch.equal(w, torch.ones(3, dtype=dtype))
 
 
+@pytest.mark.parametrize("name, shape", [("grad", (3, 1)), ("mass", (3, 1)), ("b_hat", (2, 3))])
+def test_a_gradient_mass_or_b_hat_that_would_broadcast_the_position_is_refused(name, shape):
+    import torch
+
+    from simsiam_sghmc import sghmc_step
+
+    wrong = {"grad": lambda x: torch.ones(shape)} if name == "grad" else {name: torch.ones(shape) * (name == "mass")}
+    with pytest.raises(ValueError, match=r"give w's shape \(3,\) or numbers"):
+        sghmc_step(torch.ones(3), torch.ones(5, 3), **dict(grad=lambda x: x, eps=0.1, L=2, alpha=0.13) | wrong)
+
+
 @pytest.mark.parametrize("capability", ["energy", "energy_grad"])
 def test_the_reference_refuses_batches_that_would_broadcast_and_unknown_similarities(capability):
     def refused(batch, reason, **similarity):

@@ -3,9 +3,12 @@
 import hashlib
 import http.server
 import io
+import os
 import pickle
+import struct
 import tarfile
 import threading
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -85,6 +88,17 @@ def test_images_of_nested_folders_count_and_hidden_ones_do_not(folder):
     assert "5 images of 2 classes, 0 of them resized" in data.note and "2 images of 2 classes" in data.note
 
 
+def test_a_pipe_among_the_images_is_left_out_and_does_not_block(folder):
+    os.mkfifo(folder.root / "train/a/2.png")
+    reader = threading.Thread(target=s.load_data, args=[str(folder.root)], daemon=True)
+    reader.start()
+    reader.join(timeout=60)
+    blocked = reader.is_alive()
+    if blocked:  # let it go on
+        os.close(os.open(folder.root / "train/a/2.png", os.O_WRONLY))
+    assert not blocked
+
+
 def test_images_are_turned_as_exif_says(folder):
     picture = np.zeros((32, 32, 3), np.uint8)
     picture[:16] = 200  # bright at the top
@@ -108,6 +122,17 @@ def test_images_that_eight_bits_of_colour_cannot_hold_are_refused(folder, mode):
     else:
         folder("train/a/2.tiff", Image.new(mode, (32, 32)))
     with pytest.raises(s.BadInput, match=f"a/2.*mode {mode}: only 8 bits a channel, no transparency"):
+        s.load_data(str(folder.root))
+
+
+def test_a_png_of_sixteen_bits_a_channel_is_refused_though_pillow_calls_it_rgb(folder):
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header, rows = struct.pack(">IIBBBBB", 32, 32, 16, 2, 0, 0, 0), zlib.compress(bytes(32 * (1 + 6 * 32)))
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    (folder.root / "train/a/2.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    with pytest.raises(s.BadInput, match="a/2.*mode RGB: only 8 bits a channel"):
         s.load_data(str(folder.root))
 
 

@@ -312,6 +312,12 @@ def test_an_unusable_checkpoint_is_named_executes_nothing_and_stays(run, begun, 
     assert not (tmp_path / "evil-was-here").exists()
 
 
+@pytest.mark.parametrize("kind", ["text", "pickle", "torch pickle"])
+def test_nobody_is_advised_to_execute_what_is_in_a_foreign_file(run, begun, kind):
+    bad_checkpoints()[kind](begun / "checkpoint.pt")
+    assert "weights_only" not in run(f"{LINE} 4")[2]
+
+
 def test_a_foreign_pickle_is_one_line_without_a_warning_beside_it(run, begun):
     bad_checkpoints()["pickle"](begun / "checkpoint.pt")
     with warnings.catch_warnings(record=True) as warned:
@@ -602,6 +608,14 @@ def test_a_kill_in_the_middle_of_each_kind_of_write_and_after_each_renaming_chan
     finish(tmp_path / "parts", whole)
     finish(tmp_path / "whole", whole)
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_ctrl_c_while_torch_is_read_ends_without_a_traceback(popen, tmp_path):
+    (tmp_path / "torch.py").write_text("import time\nprint('reading', flush=True)\ntime.sleep(600)\n")
+    process = popen([sys.executable, s.__file__, "--help"], env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    wait_for_line(process, "reading")
+    process.send_signal(signal.SIGINT)
+    assert (process.communicate()[1], process.returncode) == ("", -signal.SIGINT)
 
 
 @pytest.mark.long

@@ -134,6 +134,9 @@ def test_tables_are_read_by_name_up_to_a_torn_last_line_and_no_further(tmp_path)
         table.write_text(f"energy,step,dead_units\n1.5,0,7\n{damaged}\n2,2,7\n")
         with pytest.raises(figures.BadInput, match="line 3"):
             figures.read_table(table, ["step", "energy"])
+    table.write_text("energy,step\n" + "0" * 200_000 + "\n")  # longer than the csv module reads
+    with pytest.raises(figures.BadInput, match="energy.csv is damaged .*field"):
+        figures.read_table(table, ["step", "energy"])
 
 
 def test_the_chance_and_the_number_of_test_images_are_those_of_the_data(tmp_path):

@@ -18,6 +18,7 @@ PROBLEMS = {  # a module -> words of the only line
     "def sghmc_steps(w, z, grad, *, eps, L, alpha): return w": "defines sghmc_steps: did you mean sghmc_step?",
     "def energy(*a): return 0.1\ndef energy_gradient(p1, z1, p2, z2, stop_grad): return [0 * p1] * 4":
         "defines energy_gradient: did you mean energy_grad?",
+    "import sys\nsys.exit(0)": "cannot be imported: SystemExit: 0",
     "energy = 0.5": "energy is float, not a function",
     "def sghmc_step(w, z, grad, *, eps, L): return w":
         "cannot be called as sghmc_step(w, z, grad, *, eps, L, alpha): got an unexpected keyword argument 'alpha'",
@@ -67,6 +68,11 @@ def test_what_makes_the_tests_meaningless_is_said_in_one_line(tmp_path, text, mo
     found, words = looked_at(tmp_path, text), PROBLEMS[text].replace("FILE", str(tmp_path / "mine.py"))
     assert len(found) == 1 and found[0].startswith("SGHMC_IMPL: ") and "\n" not in found[0], found
     assert found[0].endswith(words[:-1]) if words.endswith("$") else words in found[0], found
+
+
+def test_a_folder_is_called_one(tmp_path):
+    with pytest.raises(Unusable, match="a folder, not a file"):
+        load(str(tmp_path))
 
 
 def test_each_capability_has_its_line():

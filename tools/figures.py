@@ -56,7 +56,10 @@ class BadInput(Exception):
 def read_table(path, columns):
     """{column: (n,) array} of a CSV, empty cells as nan; a torn last line is dropped, other damage is BadInput."""
     lines = path.read_text(errors="replace").split("\n")[:-1] if path.exists() else []
-    header, *rows = csv.reader(lines or [",".join(columns)])
+    try:
+        header, *rows = csv.reader(lines or [",".join(columns)])
+    except csv.Error as error:
+        raise BadInput(f"{path} is damaged ({error})") from None
     if missing := sorted(set(columns) - set(header) - set(NEW)):
         raise BadInput(f"{path} has no column {', '.join(missing)}")
     table = {name: [] for name in columns}
