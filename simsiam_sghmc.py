@@ -70,6 +70,8 @@ def energy(p1, z1, p2, z2, stop_grad, similarity="abscos"):
     value stays, the gradient through Z is gone. Finite for every finite input: m is clamped to [tiny, 1] (D20).
     The mean is inside the logarithm (D4). Of the Note: "cos" is SimSiam's loss + 1, "l2" the Gaussian's -log Q.
     """
+    if similarity not in ("abscos", "cos", "l2") or not len(p1) or len({x.shape for x in (p1, z1, p2, z2)}) > 1:
+        raise ValueError(f"similarity {similarity}: give abscos, cos or l2, and four (B, d) of one shape, B >= 1")
     p1, z1, p2, z2 = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (p1, z1, p2, z2))
     if stop_grad:
         z1, z2 = z1.detach(), z2.detach()  # only as targets: the predictions were made from z before
@@ -375,7 +377,8 @@ def image_folder(root):
     images = np.empty((len(paths), 32, 32, 3), np.uint8)
     for row, path in zip(images, paths, strict=True):
         with bad_input(f"--data: cannot use the image {path} ({{}}); mend or remove it"), Image.open(path) as image:
-            if image.mode not in "1 L P RGB CMYK YCbCr" or "transparency" in image.info or ";16" in str(image.tile):
+            deep = ";16" in str(image.tile)  # 16 bits a channel, which Pillow reads as 8
+            if deep or image.mode not in ("1", "L", "P", "RGB", "CMYK", "YCbCr") or "transparency" in image.info:
                 raise ValueError(f"mode {image.mode}: only 8 bits a channel, no transparency")
             resized += image.size != (32, 32)
             row[:] = ImageOps.exif_transpose(image).convert("RGB").resize((32, 32))

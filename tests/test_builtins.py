@@ -427,3 +427,15 @@ def test_step_is_conformally_symplectic_on_the_full_field_and_not_on_the_stop_gr
             T, c, L = phase_map(NUMPY, A[:6, :6], Draw(seed), 16.0)
             J = symplectic(6)
             assert (T.T @ J @ T == c ** (2 * L + 1) * J).all() != stop_grad
+
+
+def test_the_torch_energy_refuses_unknown_similarities_and_shapes_that_differ():
+    import torch
+
+    from simsiam_sghmc import energy
+
+    x, row, none = torch.ones(3, 2), torch.ones(1, 2), torch.ones(0, 2)
+    wrong = ((x,) * 4, "cosine"), ((x, x, x, row), "abscos"), ((x, row, x, x), "l2"), ((none,) * 4, "cos")
+    for rows, similarity in wrong:
+        with pytest.raises(ValueError, match="give abscos, cos or l2, and four .B, d. of one shape"):
+            energy(*rows, False, similarity)
