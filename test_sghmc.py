@@ -15,7 +15,17 @@ import pytest
 
 from oracle import generators
 from oracle.arithmetic import assert_close, determinant, rational, roots, square_root
-from oracle.cases import any_case, deepest, exact_case, frictionless_case, generic_case, rounded_case, still_case
+from oracle.cases import (
+    any_case,
+    deepest,
+    exact_case,
+    frictionless_case,
+    generic_case,
+    integer_cases,
+    rounded_case,
+    small_moves,
+    still_case,
+)
 from oracle.closed_forms import (
     blocks,
     explicit_sum,
@@ -169,6 +179,13 @@ def test_last_half_kick_never_reaches_the_sample(impl, draw):
     assert_close(run(impl, other), run(impl, case), 0, "changing z[2L] and the gradient at X_L", case)
 
 
+@holds_for("sghmc_step", examples=10)
+def test_gradient_is_that_of_its_own_position_however_small_the_move(impl, draw):
+    """Small against the position, or in itself: a gradient may be kept only for the same bits."""
+    for case in small_moves(draw, impl):
+        assert_step(impl, case)
+
+
 # ------------------------------------------------------------------------------------------------------ the whole step
 
 @holds_for("sghmc_step")
@@ -308,6 +325,12 @@ def test_free_fall_is_a_parabola(impl, draw):
     assert_step(impl, case, rational(case.w) + fall)
 
 
+@holds_for("sghmc_step", "mass")
+def test_mass_and_b_hat_may_be_integers(impl, draw):
+    for case in integer_cases(draw, impl):
+        assert_step(impl, case)
+
+
 # ------------------------------------------------------------------------------------------- rescalings and symmetries
 
 @holds_for("sghmc_step", "mass")
@@ -424,6 +447,11 @@ def test_gradient_is_asked_at_each_position_of_the_path_and_the_path_ends_with_t
 def test_sample_moves_with_its_start_and_by_the_right_part_of_each_gradient_whatever_their_size(seen):
     """One seed, two calls: the noise cancels."""
     return seen.moved()
+
+
+@own_draws
+def test_own_noise_takes_a_mass_and_a_b_hat_that_are_integers(seen):
+    return seen.integers()
 
 
 @own_draws

@@ -26,7 +26,7 @@ from oracle.calls import Broken, Layout, U, call, noise_map, reach, takes, with_
 FALSE_ALARM = 1e-6
 SHARES = {"law": 0.3, "deep": 0.1, "small": 0.2, "draws": 0.05, "sharing": 0.05, "independence": 0.3}
 LARGE = {"first.weight": (251, 307), "second.weight": (251, 307), "first.bias": (307,), "second.bias": (307,),
-         "scale": (1,), "offset": ()}
+         "kernel": (24, 16, 5, 3), "scale": (1,), "offset": ()}
 MIDDLE = {"a": (61, 67), "b": (67,), "c": (1, 1)}
 SMALL = {"offset": (), "scale": (1,), "bias": (7,)}
 LAGS = sorted({*range(1, 129), *(2**k for k in range(8, 17)), 251, 307, 614})
@@ -123,6 +123,19 @@ class OwnDraws:
         except Exception as error:
             return [f"b_hat = 2 C raises {type(error).__name__} instead of ValueError: {error}"]
         return ["b_hat = 2 C is not refused: the noise would have a negative variance"]
+
+    def integers(self):
+        """Whole numbers for mass and b_hat give what the same numbers with a decimal point give."""
+        layout, g = self.middle, np.ones((self.generic["L"] + 1, self.middle.n))
+        given = {"mass": 4} if takes(self.sample, "mass") else {}
+        given |= {"b_hat": 1} if takes(self.sample, "b_hat") else {}
+        for name, x in given.items():
+            settings = {**self.plain, **{other: float(y) for other, y in given.items()}}
+            both = [self.call(layout, self.seed, {**settings, name: y}, answers=g).X for y in (x, float(x))]
+            near = 2 * reach(settings, 0.0, 1.0, self.u)
+            if both[0].shape != both[1].shape or abs(both[0] - both[1]).max() > near:
+                return [f"{name} = {x}, an integer, gives another sample than {name} = {float(x)}"]
+        return []
 
     def path(self):
         """grad is asked at X_0, X_1 ... (X_L may be left out), and the sample is X_L."""

@@ -416,6 +416,24 @@ ROWS = [
             M = M[0] + 0 * M
             """
     }, "M is a diagonal matrix, each coordinate has its own mass", special="a mass for each coordinate"),
+    bug("mass: cut off to an integer where M^-1 is stored", {
+        "X = X + eps / M * Phi": "X = X + eps * np.array(1 / M, dtype=np.asarray(mass).dtype) * Phi"
+    }, "1 / M of an integer M is no integer", special="a mass of integers"),
+    bug("B^: halved, if an integer", {
+        "noise_variance = 2 * (C - B_hat) * eps":
+            "noise_variance = 2 * (C - (B_hat / 2 if np.asarray(b_hat).dtype.kind == 'i' else B_hat)) * eps"
+    }, "an integer is a number like any other", special="a b_hat of integers"),
+    bug("gradient: kept where the position is nearly the same", {
+        "w, Z, M, B_hat = _checked(w, z, eps, L, alpha, mass, b_hat)": """
+            w, Z, M, B_hat = _checked(w, z, eps, L, alpha, mass, b_hat)
+            kept = {}
+            """,
+        "return _vector(grad(X.copy()), w.shape, 'grad(X)')": """
+            if not kept or not np.allclose(X, kept['X']):
+                kept.update(X=X.copy(), g=_vector(grad(X.copy()), w.shape, 'grad(X)'))
+            return kept['g']
+            """
+    }, "a small move has another gradient too: allclose is not equal", special="small moves"),
     bug("mass: ignored altogether", {
         "w, Z, M, B_hat = _checked(w, z, eps, L, alpha, mass, b_hat)": """
             w, Z, M, B_hat = _checked(w, z, eps, L, alpha, mass, b_hat)
