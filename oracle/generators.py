@@ -107,6 +107,9 @@ def way(key, rows, tensors, places, draws, names, layout):
     s, t = names[tensors[0, 0]], names[tensors[1, 0]]
     if same_row and same_tensor:
         return within(rows, tensors, places, draws, names, layout)
+    inside = places - np.array([layout.parts[name].start for name in names])[tensors]
+    if not whole(inside, rows, tensors, layout):
+        return seen_equal(rows, tensors, inside, draws, names)
     if same_row:
         return f"one key for all tensors: {s} and {t} share their draws"
     if a.seed == b.seed:
@@ -117,6 +120,25 @@ def way(key, rows, tensors, places, draws, names, layout):
     if same_tensor:
         return f"samples overlap: the {a.row} of seed {a.seed} is the {b.row} of seed {b.seed}"
     return f"one seed per tensor: {s} with seed {a.seed} draws what {t} draws with seed {b.seed}"
+
+
+def whole(inside, rows, tensors, layout):
+    """Whether tensors share all their draws, each at its own place: inside (2, pairs), the places inside tensors."""
+    sizes = np.array([part.stop - part.start for part in layout.parts.values()])
+    at = (rows == rows[:, :1]).all(axis=0) & (tensors == tensors[:, :1]).all(axis=0)  # those of the first pair
+    return (inside[0] == inside[1]).mean() > 0.99 and at.sum() > 0.9 * sizes[tensors[:, 0]].min()
+
+
+def seen_equal(rows, tensors, inside, draws, names):
+    """Equal draws in no pattern with a name, described by the commonest tensors, rows and distance."""
+    keys = Counter(zip(*rows.tolist(), *tensors.tolist(), (inside[1] - inside[0]).tolist(), strict=True))
+    (i, j, s, t, distance), count = keys.most_common(1)[0]
+    at = (rows.T == (i, j)).all(axis=1) & (tensors.T == (s, t)).all(axis=1) & (inside[1] - inside[0] == distance)
+    k = int(inside[0, at].min())
+    one, other = (f"{names[tensor]}[{place}] in the {draws[row].row} of seed {draws[row].seed}"
+                  for tensor, place, row in ((s, k, i), (t, k + distance, j)))
+    return f"{one} is {other}, and so on: {count} pairs at that distance" + (
+        f", {rows.shape[1] - count} at others" if count < rows.shape[1] else "")
 
 
 def within(rows, tensors, places, draws, names, layout):

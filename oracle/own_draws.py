@@ -170,7 +170,24 @@ class OwnDraws:
     def moved(self):
         """Layer 1 but for the path: W_(t+1) is affine in W_t and in the gradients with the coefficients of
         Algorithm 1, in every coordinate, at any size."""
-        return [fact for name in self.responses for fact in self.response_fact(name)]
+        return [fact for name in self.responses for fact in self.response_fact(name)] + self.far()
+
+    def far(self):
+        """Far from the origin, where a move is small against the position, gradients are those of each position."""
+        layout, L = self.middle, self.plain["L"]
+        start = np.full(layout.n, 2.0**30 if self.dtype == "float64" else 2.0**14)
+        g = 64 * (-1.0) ** np.arange(L + 1)[:, None] * np.ones(layout.n)
+        still, moved = (self.call(layout, self.seed, self.plain, start, answers).X for answers in (0 * g, g))
+        if still.shape != moved.shape:
+            return []
+        want = noiseless(self.plain, start, g)[: len(moved)] - start
+        bound = 2 * reach(self.plain, start[0], 64.0, self.u)
+        wrong = abs(moved - still - want) > bound
+        if not wrong.any():
+            return []
+        l, j = np.argwhere(wrong)[0]
+        return [f"from W_t = {start[0]:.6g} on, gradients of 64 and -64 in turn move X_{l} by "
+                f"{(moved - still)[l, j]:.6g}, right is {want[l, j]:.6g}: is a gradient kept after a small move?"]
 
     def response_fact(self, name):
         """[the first position at which this response is wrong, in words], or [] if it is right."""
@@ -200,13 +217,7 @@ class OwnDraws:
 
     def right_response(self, start, answers):
         """X_l (L + 1, n) of Algorithm 1 without noise, less that of the base call."""
-        eps, c, m = self.generic["eps"], 1 - self.generic["alpha"], self.generic.get("mass", 1.0)
-        Phi, X = 0.0, [start - self.answers[0]]
-        for l in range(self.generic["L"]):
-            Phi = c * Phi - eps / 2 * answers[l]
-            X.append(X[-1] + eps / m * Phi)
-            Phi = c * Phi - eps / 2 * answers[l + 1]
-        return np.array(X)
+        return noiseless(self.generic, start - self.answers[0], answers)
 
     # ------------------------------------------------------------------------- layer 2: the law of the increments
 
@@ -350,6 +361,17 @@ class OwnDraws:
 
     def small_tensors(self):
         return self.said("small", self.small_statistics)
+
+
+def noiseless(settings, start, answers):
+    """X_l (L + 1, n) of Algorithm 1 without noise."""
+    eps, c, m = settings["eps"], 1 - settings["alpha"], settings.get("mass", 1.0)
+    Phi, X = 0.0, [start]
+    for l in range(settings["L"]):
+        Phi = c * Phi - eps / 2 * answers[l]
+        X.append(X[-1] + eps / m * Phi)
+        Phi = c * Phi - eps / 2 * answers[l + 1]
+    return np.array(X)
 
 
 # --------------------------------------------------------------------------------------------------- statistics

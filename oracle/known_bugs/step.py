@@ -416,6 +416,22 @@ ROWS = [
             M = M[0] + 0 * M
             """
     }, "M is a diagonal matrix, each coordinate has its own mass", special="a mass for each coordinate"),
+    bug("noise: of the mean of the masses", {
+        "C = alpha * M / eps": "C = alpha * M.mean() / eps + 0 * M"
+    }, "each coordinate has the noise of its own mass", special="a mass for each coordinate"),
+    bug("momentum: of the mean of the masses", {
+        "Phi = np.sqrt(M) * normal(0)": "Phi = np.sqrt(M.mean()) * normal(0)"
+    }, "each coordinate has the momentum of its own mass", special="a mass for each coordinate"),
+    bug("gradient: where it is 0 the half-kick is left out", {
+        "Phi = (1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)": """
+            g = dU(X)
+            Phi = np.where(g == 0, Phi, (1 - alpha) * Phi - eps / 2 * g + noise_std * normal(2 * l + 1))
+            """,
+        "Phi = (1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 2)": """
+            g = dU(X)
+            Phi = np.where(g == 0, Phi, (1 - alpha) * Phi - eps / 2 * g + noise_std * normal(2 * l + 2))
+            """
+    }, "friction and noise act whatever the gradient is", special="a gradient of 0"),
     bug("mass: cut off to an integer where M^-1 is stored", {
         "X = X + eps / M * Phi": "X = X + eps * np.array(1 / M, dtype=np.asarray(mass).dtype) * Phi"
     }, "1 / M of an integer M is no integer", special="a mass of integers"),
