@@ -12,7 +12,17 @@ import numpy as np
 from oracle import families
 from oracle.arithmetic import decimals
 from oracle.batches import WORKED_EXAMPLE, generic_batch
-from oracle.diagnosis import ENERGY_CANDIDATES, SHARED, apart, explain, in_parts, in_words, is_single, observe_energy, some
+from oracle.diagnosis import (
+    ENERGY_CANDIDATES,
+    SHARED,
+    apart,
+    explain,
+    in_parts,
+    in_words,
+    is_single,
+    observe_energy,
+    some,
+)
 from oracle.energy import NAMES, gradient_bounds, truth
 from oracle.precision import rounded_energy, rounded_outputs
 
@@ -158,8 +168,8 @@ def factor(name, seen):
         if np.ptp(ratio) > 1e-6 * abs(ratio[0]):
             return ""
         (B, d), U = got.shape, float(observation.parts["U"][1]) if "U" in observation.parts else 0.0
-        factors.append((ratio[abs(ratio - 1).argmax()], {"": 1.0, "B": B, "B^2": B * B, "1 / B": 1 / B, "d": d, "m": np.exp(-U),
-                                   "1 / m": np.exp(U)}))
+        plain = {"": 1.0, "B": B, "B^2": B * B, "1 / B": 1 / B, "d": d, "m": np.exp(-U), "1 / m": np.exp(U)}
+        factors.append((ratio[abs(ratio - 1).argmax()], plain))
     if all(abs(x - 1) < 1e-6 for x, _ in factors):
         return f"off by up to {max(abs(x - 1) for x, _ in factors):.2g} of itself"
     for words in factors[0][1]:
@@ -186,4 +196,4 @@ def entry(got, right, bound):
     if len(rows) < len(got):
         return f"wrong in row{'s' * (len(rows) > 1)} {', '.join(map(str, rows))} of {len(got)} alone"
     i = tuple(map(int, np.argwhere(bad)[0]))
-    return "{} in {}, right is {}".format(apart(got[i], right[i])[0], list(i), apart(got[i], right[i])[1])
+    return f"{apart(got[i], right[i])[0]} in {list(i)}, right is {apart(got[i], right[i])[1]}"

@@ -156,7 +156,7 @@ def wrong_axis(impl):
     batch = WORKED_EXAMPLE  # two rows of two
     p1, z1, p2, z2 = (x / np.linalg.norm(x, axis=1) for x in batch.arrays())
     m = (abs((p1 * z2).sum(axis=1)) + abs((p2 * z1).sum(axis=1))).mean() / 2
-    if abs(impl.energy(*batch.arrays()) + log(m)) > 64 * float(impl.u) / m:
+    if not abs(impl.energy(*batch.arrays()) + log(m)) <= 64 * float(impl.u) / m:
         return ""
     return ("the norms stand along the wrong axis where there are as many rows as features: entry [i, j] is divided by "
             "the norm of row j")
@@ -170,16 +170,16 @@ def with_zeros():
 
 
 def counted(impl):
-    """How many pairs the mean is over where a row is zero, in words, if it is not over all."""
+    """How the mean leaves out a row of zeros, in words; "" if it does not."""
     batch = with_zeros()
-    U, right, pairs = impl.energy(*batch.arrays()), truth(batch), 2 * len(batch.p1)
-    count = pairs * float(right.m) * np.exp(U)
-    near = round(count) if np.isfinite(count) else 0
-    others = truth(batch.map(lambda x: x[1:])).m
-    if abs(U + log(others)) <= 64 * float(impl.u) / float(others):
-        return f"rows of zeros: where one view has one, both are left out, and U is that of the other {pairs // 2 - 1} rows"
-    return (f"rows of zeros are left out of the count: the mean is over {near} pairs of rows instead of {pairs}"
-            if 0 < near < pairs and abs(count - near) < 1e-4 else "")
+    (s12, s21), B = (abs(np.array(s, dtype=float)) for s in truth(batch).s[:2]), len(batch.p1)
+    left_out = {f"the mean is over {2 * B - 1} pairs of rows instead of {2 * B}": (s12.sum() + s21.sum()) / (2 * B - 1),
+                f"the mean of the view is over {B - 1} pairs instead of {B}": (s12.sum() / (B - 1) + s21.mean()) / 2,
+                f"both views of such a pair, and the mean is over {B - 1} instead of {B}":
+                    (s12[1:] + s21[1:]).mean() / 2}
+    U = impl.energy(*batch.arrays())
+    return next((f"rows of zeros are left out of the count: {text}" for text, m in left_out.items()
+                 if abs(U + log(m)) <= 64 * float(impl.u) / m), "")
 
 
 def short_rows(impl):

@@ -101,14 +101,17 @@ def explain(found, draws, layout):
 
 
 def way(key, rows, tensors, places, draws, names, layout):
-    """What pairs that share their row, their tensor, both or neither (key) have in common, by the first of them."""
+    """What pairs that share their row, their tensor, both or neither (key) have in common, by the commonest of them."""
     same_row, same_tensor = key
-    a, b = draws[rows[0, 0]], draws[rows[1, 0]]
-    s, t = names[tensors[0, 0]], names[tensors[1, 0]]
+    common = Counter(zip(*rows.tolist(), *tensors.tolist(), strict=True)).most_common(1)[0][0]
+    (a, b), (s, t) = (draws[k] for k in common[:2]), (names[k] for k in common[2:])
     if same_row and same_tensor:
         return within(rows, tensors, places, draws, names, layout)
     inside = places - np.array([layout.parts[name].start for name in names])[tensors]
-    if not whole(inside, rows, tensors, layout):
+    seeds = np.array([d.seed for d in draws])[rows]
+    if not same_tensor and np.ptp(seeds, axis=0).any() and (np.diff(seeds + tensors, axis=0) == 0).mean() > 0.99:
+        return f"one seed per tensor: {s} with seed {a.seed} draws what {t} draws with seed {b.seed}"
+    if not whole(inside, tensors, common, layout):
         return seen_equal(rows, tensors, inside, draws, names)
     if same_row:
         return f"one key for all tensors: {s} and {t} share their draws"
@@ -119,14 +122,16 @@ def way(key, rows, tensors, places, draws, names, layout):
         return "the same noise at each sample: the seed is ignored"
     if same_tensor:
         return f"samples overlap: the {a.row} of seed {a.seed} is the {b.row} of seed {b.seed}"
-    return f"one seed per tensor: {s} with seed {a.seed} draws what {t} draws with seed {b.seed}"
+    return f"tensors and seeds overlap: {s} with seed {a.seed} draws what {t} draws with seed {b.seed}"
 
 
-def whole(inside, rows, tensors, layout):
-    """Whether tensors share all their draws, each at its own place: inside (2, pairs), the places inside tensors."""
-    sizes = np.array([part.stop - part.start for part in layout.parts.values()])
-    at = (rows == rows[:, :1]).all(axis=0) & (tensors == tensors[:, :1]).all(axis=0)  # those of the first pair
-    return (inside[0] == inside[1]).mean() > 0.99 and at.sum() > 0.9 * sizes[tensors[:, 0]].min()
+def whole(inside, tensors, common, layout):
+    """Whether tensors share all their draws, each at its own place: inside (2, pairs), the places inside tensors;
+    common: the rows and tensors that share most often."""
+    sizes = [part.stop - part.start for part in layout.parts.values()]
+    at = (tensors.T == common[2:]).all(axis=1)
+    return (inside[0] == inside[1]).mean() > 0.99 and (
+        np.unique(inside[0, at]).size > 0.9 * min(sizes[k] for k in common[2:]))
 
 
 def seen_equal(rows, tensors, inside, draws, names):

@@ -244,9 +244,10 @@ def diagnosis(seen, known):
     if not seen.repeatable:  # nothing cancels between two calls then
         return lines + (["momentum kept between samples: a sample goes on with the momentum of the one before"]
                         if kept_momentum(seen) else repeats + seen.law())
-    exact, law = seen.path() + seen.moved() + seen.integers(), seen.law()
+    exact, law = seen.path() + seen.responded(), seen.law()
     if exact and seen.dtype == "float64" and not diagnosis(seen.in_single_precision(), known):
         return [*lines, "right to single precision; set DTYPE = 'float32', or look for a hidden float32"]
+    exact += seen.far() + seen.integers()
     draws = generators.only_signs(seen) or generators.digits(seen) or generators.sharing(seen)
     shape = [] if draws else generators.shape_name(seen)
     names = named(seen, known) if exact or law else []

@@ -170,7 +170,10 @@ class OwnDraws:
     def moved(self):
         """Layer 1 but for the path: W_(t+1) is affine in W_t and in the gradients with the coefficients of
         Algorithm 1, in every coordinate, at any size."""
-        return [fact for name in self.responses for fact in self.response_fact(name)] + self.far()
+        return self.responded() + self.far()
+
+    def responded(self):
+        return [fact for name in self.responses for fact in self.response_fact(name)]
 
     def far(self):
         """Far from the origin, where a move is small against the position, gradients are those of each position."""
@@ -178,9 +181,10 @@ class OwnDraws:
         start = np.full(layout.n, 2.0**30 if self.dtype == "float64" else 2.0**14)
         g = 64 * (-1.0) ** np.arange(L + 1)[:, None] * np.ones(layout.n)
         still, moved = (self.call(layout, self.seed, self.plain, start, answers).X for answers in (0 * g, g))
-        if still.shape != moved.shape:
-            return []
-        want = noiseless(self.plain, start, g)[: len(moved)] - start
+        if len(still) != L + 1 or len(moved) != L + 1:
+            return [] if self.path() else [f"from W_t = {start[0]:.6g} on, grad is not asked at each of the positions "
+                                           f"X_0 ... X_{L - 1}: is a gradient kept after a small move?"]
+        want = noiseless(self.plain, start, g) - start
         bound = 2 * reach(self.plain, start[0], 64.0, self.u)
         wrong = abs(moved - still - want) > bound
         if not wrong.any():
