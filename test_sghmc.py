@@ -15,17 +15,7 @@ import pytest
 
 from oracle import generators
 from oracle.arithmetic import assert_close, determinant, rational, roots, square_root
-from oracle.cases import (
-    any_case,
-    deepest,
-    exact_case,
-    frictionless_case,
-    generic_case,
-    integer_cases,
-    rounded_case,
-    small_moves,
-    still_case,
-)
+from oracle.cases import any_case, deepest, exact_case, frictionless_case, generic_case, rounded_case, still_case
 from oracle.closed_forms import (
     blocks,
     explicit_sum,
@@ -39,6 +29,7 @@ from oracle.closed_forms import (
     travel,
     variance,
 )
+from oracle.corner_cases import integer_cases, small_moves
 from oracle.implementations import numbers
 from oracle.properties import at_size, holds_for, own_draws
 from oracle.report import note
