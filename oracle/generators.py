@@ -114,7 +114,9 @@ def way(key, rows, tensors, places, draws, names, layout):
     if not whole(inside, tensors, common, layout):
         return seen_equal(rows, tensors, inside, draws, names)
     if same_row:
-        return f"one key for all tensors: {s} and {t} share their draws"
+        sizes = np.array([part.stop - part.start for part in layout.parts.values()])[tensors]
+        kind = " of one size" if (sizes[0] == sizes[1]).all() else ""
+        return f"one key for all tensors{kind}: {s} and {t} share their draws"
     if a.seed == b.seed:
         return f"the key is not advanced between leapfrogs: the {b.row} is the {a.row}" + (
             "" if same_tensor else f" of another tensor, {s}, {t}")

@@ -101,6 +101,7 @@ def smoothed(z):
 
 GENERATORS = {  # the bug: its draws, and words of the diagnosis
     "one key for all tensors": (lambda s, r, i, n: keyed(s, r, 0, n), "one key for all tensors"),
+    "one key for each size": (lambda s, r, i, n: keyed(s, r, math.prod(n), n), "one key for all tensors of one size"),
     "one seed per tensor": (lambda s, r, i, n: keyed(s + i, r, 0, n), "one seed per tensor"),
     "key not advanced between samples": (lambda s, r, i, n: keyed(0, r, i, n), "give the same sample"),
     "seed of eight bits": (lambda s, r, i, n: keyed(s % 256, r, i, n), "seeds 1 and 257, 65537"),
