@@ -131,8 +131,12 @@ class OwnDraws:
         given |= {"b_hat": 1} if takes(self.sample, "b_hat") else {}
         for name, x in given.items():
             settings = {**self.plain, **{other: float(y) for other, y in given.items()}}
-            both = [self.call(layout, self.seed, {**settings, name: y}, answers=g).X for y in (x, float(x))]
-            near = 2 * reach(settings, 0.0, 1.0, self.u)
+            near, both = 2 * reach(settings, 0.0, 1.0, self.u), []
+            for y in (float(x), x):
+                try:
+                    both.append(self.call(layout, self.seed, {**settings, name: y}, answers=g).X)
+                except Broken as error:  # with a decimal point too: said elsewhere
+                    return [f"{name} = {x}, an integer: {error}"] if both else []
             if both[0].shape != both[1].shape or abs(both[0] - both[1]).max() > near:
                 return [f"{name} = {x}, an integer, gives another sample than {name} = {float(x)}"]
         return []

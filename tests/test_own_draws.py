@@ -30,6 +30,12 @@ OTHERWISE = {  # named from the draws instead of the law
     "momentum: kept between calls": "a second call with the same seed",
     "mass: the mean of the masses for each coordinate": "of the lighter half: variance 0.5",
     "mass: the first mass for every coordinate": "of the lighter half: variance 0.5",
+    "gradient: where it is 0 the half-kick is left out": "the gradient at X_0 moves X_1",
+    "noise: of the mean of the masses": "of the lighter half: variance",
+    "momentum: of the mean of the masses": "of the lighter half: variance",
+    "mass: cut off to an integer where M^-1 is stored": "mass = 4, an integer, gives another sample",
+    "B^: halved, if an integer": "b_hat = 1, an integer, gives another sample",
+    "gradient: kept where the position is nearly the same": "is a gradient kept after a small move?",
     "B^: larger than C clamped in silence": "b_hat = 2 C is not refused"}
 
 
@@ -122,7 +128,7 @@ GENERATORS = {  # the bug: its draws, and words of the diagnosis
     "the last two axes, expanded over the others": (lambda s, r, i, n: keyed(s, r, i, n[-2:]) + np.zeros(n),
                                                     "the draws of kernel repeat at distance 15"),
     "streams that are counted up by blocks too": (lambda s, r, i, n: blocks(s, 6 * r + i, n), "pairs at that distance"),
-    "second kick drawn again as the first of the next": (lambda s, r, i, n: keyed(s, (r + 2) // 2, i, n),
+    "second kick drawn again as the first of the next": (lambda s, r, i, n: keyed(s, r - (r > 2 and r % 2), i, n),
                                                          "second kick of a leapfrog and the first of the next"),
     "one number for each tensor": (lambda s, r, i, n: keyed(s, r, i, ()) + np.zeros(n), "one number for all"),
     "blocks of 16": (lambda s, r, i, n: tiled(n, 16, [s, r, i]), "repeat at distance 16"),
