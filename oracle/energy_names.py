@@ -55,8 +55,8 @@ def named_or_described(impl, found, seen):
     """A constant in U, known bugs of U and of the gradients side by side, or factors."""
     text = ""
     if "U" in found.wrong and not any("U" in names for _, names in found.parts):
-        text = constant(impl, found) or families.wrong_axis(impl)
-    elif "U" not in found.wrong:
+        text = constant(impl, found) or ("" if "U" in seen[0].wrong else families.wrong_axis(impl))
+    elif "dU/dp1" in found.wrong and not {"U", "dU/dz1 with stop-gradient"} & found.wrong:
         text = families.smooth_sign(impl)
     if text:
         return text

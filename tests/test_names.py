@@ -272,6 +272,8 @@ def test_a_smooth_sign_is_named_with_its_number():
     assert diagnose_energy(smooth(lambda s: s / np.sqrt(s * s + 1e-9))) == (
         "the gradient of |s| is not its sign but s / sqrt(s^2 + delta), delta = 1e-09")
     assert "s / (|s| + delta), delta = 1e-06" in diagnose_energy(smooth(lambda s: s / (abs(s) + 1e-6)))
+    stopped = gradients(lambda g, stop: [g[0], 0 * g[1], 0 * g[2], g[3]] if stop else g)
+    assert "its sign" not in diagnose_energy(stopped)
     text = diagnose_energy(smooth(lambda s: np.sign(s) * (1 - 3e-9)))
     assert "off by up to 3e-09 of itself" in text, text
 
