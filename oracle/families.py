@@ -133,8 +133,9 @@ def smooth_sign(impl):
         try:
             delta = solve(lambda batch, delta, slope=slope: slopes(batch, delta, slope)[0][row, 0], batch,
                           seen[0][1][0][row, 0])
-            if delta and delta > 0 and all((abs(g - want) <= 8 * e).all() for other, grads in seen for g, want, e in zip(
-                    grads, slopes(other, delta, slope), gradient_bounds(impl, other, truth(other)), strict=True)):
+            triples = [zip(grads, slopes(other, delta, slope), gradient_bounds(impl, other, truth(other)), strict=True)
+                       for other, grads in seen] if delta and delta > 0 else []
+            if triples and all((abs(g - want) <= 8 * e).all() for three in triples for g, want, e in three):
                 return f"the gradient of |s| is not its sign but {text}, delta = {float(delta):.4g}"
         except (ArithmeticError, ValueError):
             continue
