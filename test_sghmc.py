@@ -29,6 +29,7 @@ from oracle.closed_forms import (
     travel,
     variance,
 )
+from oracle.corner_cases import integer_cases, small_moves
 from oracle.implementations import numbers
 from oracle.properties import at_size, holds_for, own_draws
 from oracle.report import note
@@ -167,6 +168,13 @@ def test_last_half_kick_never_reaches_the_sample(impl, draw):
     other.g[-1] += 3
     other.g = distinct(other, other.L)  # X_L may be a position seen before
     assert_close(run(impl, other), run(impl, case), 0, "changing z[2L] and the gradient at X_L", case)
+
+
+@holds_for("sghmc_step", examples=10)
+def test_gradient_is_that_of_its_own_position_however_small_the_move(impl, draw):
+    """Small against the position, or in itself: a gradient may be kept only for the same bits."""
+    for case in small_moves(draw, impl):
+        assert_step(impl, case)
 
 
 # ------------------------------------------------------------------------------------------------------ the whole step
@@ -308,6 +316,12 @@ def test_free_fall_is_a_parabola(impl, draw):
     assert_step(impl, case, rational(case.w) + fall)
 
 
+@holds_for("sghmc_step", "mass")
+def test_mass_and_b_hat_may_be_integers(impl, draw):
+    for case in integer_cases(draw, impl):
+        assert_step(impl, case)
+
+
 # ------------------------------------------------------------------------------------------- rescalings and symmetries
 
 @holds_for("sghmc_step", "mass")
@@ -424,6 +438,11 @@ def test_gradient_is_asked_at_each_position_of_the_path_and_the_path_ends_with_t
 def test_sample_moves_with_its_start_and_by_the_right_part_of_each_gradient_whatever_their_size(seen):
     """One seed, two calls: the noise cancels."""
     return seen.moved()
+
+
+@own_draws
+def test_own_noise_takes_a_mass_and_a_b_hat_that_are_integers(seen):
+    return seen.integers()
 
 
 @own_draws

@@ -117,7 +117,7 @@ def call(sample, layout, seed, settings, start=None, answers=(), u=U["float64"])
         i = place(layout.flat(params, "what grad is called with"))
         asked.append(i)
         g = answers[i] if i < len(answers) else np.zeros(layout.n)
-        given.append((layout.tensors(g), g))
+        given.append((dict(reversed(layout.tensors(g).items())), g))  # in another order than params: names count
         return given[-1][0]
 
     params = layout.tensors(start)

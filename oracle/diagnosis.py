@@ -20,12 +20,13 @@ STEP = "W_(t+1)"
 class Observation:
     """An input and the answer to it; parts: name -> (got, right, bound), arrays of fractions or decimals.
 
-    ask(implementation of a known bug) gives {name: array}; answers keeps what it gave.
+    ask(implementation of a known bug) gives {name: array}; answers keeps what it gave; where: the input in words.
     """
 
     parts: dict
     ask: object
     answers: dict = field(default_factory=dict)
+    where: str = ""
 
     def fits(self, candidate):
         """The names of the parts that a candidate explains."""
@@ -107,6 +108,12 @@ def some(texts, between):
     return between.join(texts[:4]) + (f"; and {len(texts) - 4} more" if len(texts) > 4 else "")
 
 
+def apart(*numbers):
+    """Two numbers with as many digits as tell them apart, nine at least."""
+    texts = [[format(float(x), f".{digits}g") for x in numbers] for digits in (9, 12, 15, 17)]
+    return next((pair for pair in texts if pair[0] != pair[1]), texts[-1])
+
+
 # ------------------------------------------------------------------------------------------------------- who is asked
 
 STEP_CANDIDATES = [(row, "as written") for row in bugs("step")]
@@ -145,7 +152,8 @@ def observe_energy(impl, batch, stop_grads=(False, True), got=None):
     known = right_energy(impl, batch, stop_grads)
 
     return Observation({name: (x, *known[name]) for name, x in got.items()},
-                       lambda candidate: energy_of(candidate, batch, stop_grads))
+                       lambda candidate: energy_of(candidate, batch, stop_grads),
+                       where="{} rows of {}".format(*batch.p1.shape))
 
 
 def energy_of(candidate, batch, stop_grads):

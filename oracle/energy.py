@@ -104,10 +104,10 @@ def gradient(impl, batch, stop_grad=False, **similarity):
 
 def cosines_of(impl, pair):
     """(|cos|, allowed error) of a batch of one pair: exp(-U) of the same pair in both views, where ours never rounds
-    above 1; and what the function `cosines` says of it, if there is one."""
+    above 1; and what our own `cosines` say of it. In other modules that name may belong to anything."""
     both = Batch(pair.p1, pair.z2, pair.p1, pair.z2)
     yield (-value(impl, both)).exp(), 0 if impl.ours else k_u(impl, both)
-    for s in impl.module.cosines(*both.arrays()) if impl.has("cosines") else ():
+    for s in impl.module.cosines(*both.arrays()) if impl.ours and impl.has("cosines") else ():
         yield Decimal(float(abs(numbers(s, (1,), "cosines returns"))[0])), k_u(impl, both)
 
 

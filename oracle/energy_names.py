@@ -12,7 +12,17 @@ import numpy as np
 from oracle import families
 from oracle.arithmetic import decimals
 from oracle.batches import WORKED_EXAMPLE, generic_batch
-from oracle.diagnosis import ENERGY_CANDIDATES, SHARED, explain, in_parts, in_words, is_single, observe_energy, some
+from oracle.diagnosis import (
+    ENERGY_CANDIDATES,
+    SHARED,
+    apart,
+    explain,
+    in_parts,
+    in_words,
+    is_single,
+    observe_energy,
+    some,
+)
 from oracle.energy import NAMES, gradient_bounds, truth
 from oracle.precision import rounded_energy, rounded_outputs
 
@@ -32,7 +42,7 @@ def diagnose_energy(impl):
         found = explain(seen, ENERGY_CANDIDATES)
         if not found.wrong:
             inputs = (families.clamp(impl) or families.short_rows(impl)) if impl.has("energy") else ""
-            return large(impl) or inputs or RIGHT
+            return large(impl) or inputs or zero_rows(impl) or RIGHT
         if found.whole:
             return f"your output equals that of a known bug: {some(found.whole, ' Or: ')}"
         if impl.dtype == "float64" and all(map(is_single, seen)):
@@ -43,10 +53,13 @@ def diagnose_energy(impl):
 
 def named_or_described(impl, found, seen):
     """A constant in U, known bugs of U and of the gradients side by side, or factors."""
+    text = ""
     if "U" in found.wrong and not any("U" in names for _, names in found.parts):
-        text = constant(impl, found)
-        if text:
-            return text
+        text = constant(impl, found) or ("" if "U" in seen[0].wrong else families.wrong_axis(impl))
+    elif "dU/dp1" in found.wrong and not {"U", "dU/dz1 with stop-gradient"} & found.wrong:
+        text = families.smooth_sign(impl)
+    if text:
+        return text
     if found.parts and len([names for _, names in found.parts if names != {"U"}]) <= 1:
         return in_parts(found, seen)
     return "no known bug. Wrong: " + "; ".join(described(found.wrong, seen) or [in_words(found.wrong, seen)])
@@ -77,6 +90,18 @@ def constant(impl, found):
                for a, b, e in zip(got, grads, bounds, strict=True))
     return f"a constant in U: {text}" + ("; its gradients are those of this U." if near else
                                         "; the gradients are wrong too, but not those of this U.")
+
+
+def zero_rows(impl):
+    """What is wrong with a batch that has a row of zeros, in words."""
+    text = families.counted(impl) if impl.has("energy") else ""
+    if text:
+        return text
+    try:
+        seen = observe_energy(impl, families.with_zeros())
+    except Exception as error:
+        return f"a row of zeros in p1 raises {type(error).__name__}: {error}"
+    return "with a row of zeros in p1 wrong: " + "; ".join(described(seen.wrong, [seen])) if seen.wrong else ""
 
 
 def exchanged(impl):
@@ -115,8 +140,16 @@ def described(wrong, seen):
     texts = {}
     for name in seen[0].parts:
         if name in wrong:
-            texts.setdefault(factor(name, seen) or entry(*as_floats(*seen[0].parts[name])), []).append(name)
+            texts.setdefault(factor(name, seen) or first_entry(name, seen), []).append(name)
     return [f"{', '.join(names)}: {text}" for text, names in texts.items()]
+
+
+def first_entry(name, seen):
+    """What is wrong with an output in the first batch that shows it, and where it is right, in words."""
+    bad = [observation for observation in seen if name in observation.wrong]
+    text = entry(*as_floats(*bad[0].parts[name]))
+    right = [observation for observation in seen if name not in observation.wrong]
+    return text + (f" in {bad[0].where}, but right in {right[0].where}" if right else "")
 
 
 def as_floats(got, right, bound):
@@ -135,8 +168,10 @@ def factor(name, seen):
         if np.ptp(ratio) > 1e-6 * abs(ratio[0]):
             return ""
         (B, d), U = got.shape, float(observation.parts["U"][1]) if "U" in observation.parts else 0.0
-        factors.append((ratio[0], {"": 1.0, "B": B, "B^2": B * B, "1 / B": 1 / B, "d": d, "m": np.exp(-U),
-                                   "1 / m": np.exp(U)}))
+        plain = {"": 1.0, "B": B, "B^2": B * B, "1 / B": 1 / B, "d": d, "m": np.exp(-U), "1 / m": np.exp(U)}
+        factors.append((ratio[abs(ratio - 1).argmax()], plain))
+    if all(abs(x - 1) < 1e-6 for x, _ in factors):
+        return f"off by up to {max(abs(x - 1) for x, _ in factors):.2g} of itself"
     for words in factors[0][1]:
         sizes = [x / plain[words] for x, plain in factors]
         if np.ptp(sizes) <= 1e-6 * abs(sizes[0]):
@@ -151,7 +186,8 @@ def entry(got, right, bound):
     if not np.isfinite(got).all():
         return "not finite"
     if got.ndim == 0:
-        return f"{float(got):.9g}, right is {float(right):.9g} (m {np.exp(-got):.6g} instead of {np.exp(-right):.6g})"
+        U, m = apart(got, right), [format(np.exp(-float(x)), ".6g") for x in (got, right)]
+        return "{}, right is {}".format(*U) + (" (m {} instead of {})".format(*m) if m[0] != m[1] else "")
     if not got.any():
         return "0 where it should not be"
     if not right.any():
@@ -160,4 +196,4 @@ def entry(got, right, bound):
     if len(rows) < len(got):
         return f"wrong in row{'s' * (len(rows) > 1)} {', '.join(map(str, rows))} of {len(got)} alone"
     i = tuple(map(int, np.argwhere(bad)[0]))
-    return f"{got[i]:.6g} in {list(i)}, right is {right[i]:.6g}"
+    return f"{apart(got[i], right[i])[0]} in {list(i)}, right is {apart(got[i], right[i])[1]}"

@@ -11,7 +11,7 @@ import numpy as np
 
 from oracle.arithmetic import decimals, inner
 from oracle.batches import WORKED_EXAMPLE, generic_batch
-from oracle.energy import Batch, energy_bound, truth
+from oracle.energy import Batch, energy_bound, gradient_bounds, truth
 
 LARGE = (70, 150)  # rows and features of the large batch
 
@@ -119,6 +119,68 @@ def fits(U, delta, seen, bounds):
     first = slope(seen[0][1])
     return all(abs(U(rows, delta) - got) <= 4 * (e + bounds[0] * abs(slope(rows) / first))
                for (_, rows, got, _), e in zip(seen[1:], bounds[1:], strict=True))
+
+
+def smooth_sign(impl):
+    """Gradients of a smooth absolute value, in words, delta solved for at one entry of a batch; "" if they are not."""
+    if not impl.has("energy_grad"):
+        return ""
+    seen = [(batch, [decimals(g) for g in impl.energy_grad(*batch.arrays(), False)]) for batch in batches()]
+    if not all(x.is_finite() for _, grads in seen for g in grads for x in g.ravel()):
+        return ""
+    batch, row = seen[0][0], int(abs(truth(seen[0][0]).s[0]).argmin())
+    for text, slope in SLOPES.items():
+        try:
+            delta = solve(lambda batch, delta, slope=slope: slopes(batch, delta, slope)[0][row, 0], batch,
+                          seen[0][1][0][row, 0])
+            triples = [zip(grads, slopes(other, delta, slope), gradient_bounds(impl, other, truth(other)), strict=True)
+                       for other, grads in seen] if delta and delta > 0 else []
+            if triples and all((abs(g - want) <= 8 * e).all() for three in triples for g, want, e in three):
+                return f"the gradient of |s| is not its sign but {text}, delta = {float(delta):.4g}"
+        except (ArithmeticError, ValueError):
+            continue
+    return ""
+
+
+def slopes(batch, delta, slope):
+    """The gradients of Equation 2 with slope(s, delta) in place of the sign of each cosine."""
+    right = truth(batch)
+    return [g * (slope(s, delta) / np.sign(s))[:, None] for g, s in zip(right.grads, right.s, strict=True)]
+
+
+SLOPES = {"s / sqrt(s^2 + delta)": lambda s, delta: s / root(s * s + delta),
+          "s / (|s| + delta)": lambda s, delta: s / (abs(s) + delta)}
+
+
+def wrong_axis(impl):
+    """Whether rows are divided by each other's norms where there are as many rows as features, in words."""
+    batch = WORKED_EXAMPLE  # two rows of two
+    p1, z1, p2, z2 = (x / np.linalg.norm(x, axis=1) for x in batch.arrays())
+    m = (abs((p1 * z2).sum(axis=1)) + abs((p2 * z1).sum(axis=1))).mean() / 2
+    if not abs(impl.energy(*batch.arrays()) + log(m)) <= 64 * float(impl.u) / m:
+        return ""
+    return ("the norms stand along the wrong axis where there are as many rows as features: entry [i, j] is divided by "
+            "the norm of row j")
+
+
+def with_zeros():
+    """The generic batch with a row of zeros in p1."""
+    batch = generic_batch()
+    batch.p1[0] = 0
+    return batch
+
+
+def counted(impl):
+    """How the mean leaves out a row of zeros, in words; "" if it does not."""
+    batch = with_zeros()
+    (s12, s21), B = (abs(np.array(s, dtype=float)) for s in truth(batch).s[:2]), len(batch.p1)
+    left_out = {f"the mean is over {2 * B - 1} pairs of rows instead of {2 * B}": (s12.sum() + s21.sum()) / (2 * B - 1),
+                f"the mean of the view is over {B - 1} pairs instead of {B}": (s12.sum() / (B - 1) + s21.mean()) / 2,
+                f"both views of such a pair, and the mean is over {B - 1} instead of {B}":
+                    (s12[1:] + s21[1:]).mean() / 2}
+    U = impl.energy(*batch.arrays())
+    return next((f"rows of zeros are left out of the count: {text}" for text, m in left_out.items()
+                 if abs(U + log(m)) <= 64 * float(impl.u) / m), "")
 
 
 def short_rows(impl):

@@ -101,14 +101,22 @@ def explain(found, draws, layout):
 
 
 def way(key, rows, tensors, places, draws, names, layout):
-    """What pairs that share their row, their tensor, both or neither (key) have in common, by the first of them."""
+    """What pairs that share their row, their tensor, both or neither (key) have in common, by the commonest of them."""
     same_row, same_tensor = key
-    a, b = draws[rows[0, 0]], draws[rows[1, 0]]
-    s, t = names[tensors[0, 0]], names[tensors[1, 0]]
+    common = Counter(zip(*rows.tolist(), *tensors.tolist(), strict=True)).most_common(1)[0][0]
+    (a, b), (s, t) = (draws[k] for k in common[:2]), (names[k] for k in common[2:])
     if same_row and same_tensor:
         return within(rows, tensors, places, draws, names, layout)
+    inside = places - np.array([layout.parts[name].start for name in names])[tensors]
+    seeds = np.array([d.seed for d in draws])[rows]
+    if not same_tensor and np.ptp(seeds, axis=0).any() and (np.diff(seeds + tensors, axis=0) == 0).mean() > 0.99:
+        return f"one seed per tensor: {s} with seed {a.seed} draws what {t} draws with seed {b.seed}"
+    if not whole(inside, tensors, common, layout):
+        return seen_equal(rows, tensors, inside, draws, names)
     if same_row:
-        return f"one key for all tensors: {s} and {t} share their draws"
+        sizes = np.array([part.stop - part.start for part in layout.parts.values()])[tensors]
+        kind = " of one size" if (sizes[0] == sizes[1]).all() else ""
+        return f"one key for all tensors{kind}: {s} and {t} share their draws"
     if a.seed == b.seed:
         return f"the key is not advanced between leapfrogs: the {b.row} is the {a.row}" + (
             "" if same_tensor else f" of another tensor, {s}, {t}")
@@ -116,7 +124,28 @@ def way(key, rows, tensors, places, draws, names, layout):
         return "the same noise at each sample: the seed is ignored"
     if same_tensor:
         return f"samples overlap: the {a.row} of seed {a.seed} is the {b.row} of seed {b.seed}"
-    return f"one seed per tensor: {s} with seed {a.seed} draws what {t} draws with seed {b.seed}"
+    return f"tensors and seeds overlap: {s} with seed {a.seed} draws what {t} draws with seed {b.seed}"
+
+
+def whole(inside, tensors, common, layout):
+    """Whether tensors share all their draws, each at its own place: inside (2, pairs), the places inside tensors;
+    common: the rows and tensors that share most often."""
+    sizes = [part.stop - part.start for part in layout.parts.values()]
+    at = (tensors.T == common[2:]).all(axis=1)
+    return (inside[0] == inside[1]).mean() > 0.99 and (
+        np.unique(inside[0, at]).size > 0.9 * min(sizes[k] for k in common[2:]))
+
+
+def seen_equal(rows, tensors, inside, draws, names):
+    """Equal draws in no pattern with a name, described by the commonest tensors, rows and distance."""
+    keys = Counter(zip(*rows.tolist(), *tensors.tolist(), (inside[1] - inside[0]).tolist(), strict=True))
+    (i, j, s, t, distance), count = keys.most_common(1)[0]
+    at = (rows.T == (i, j)).all(axis=1) & (tensors.T == (s, t)).all(axis=1) & (inside[1] - inside[0] == distance)
+    k = int(inside[0, at].min())
+    one, other = (f"{names[tensor]}[{place}] in the {draws[row].row} of seed {draws[row].seed}"
+                  for tensor, place, row in ((s, k, i), (t, k + distance, j)))
+    return f"{one} is {other}, and so on: {count} pairs at that distance" + (
+        f", {rows.shape[1] - count} at others" if count < rows.shape[1] else "")
 
 
 def within(rows, tensors, places, draws, names, layout):

@@ -31,10 +31,37 @@ def draw_bugs(step):
             "momentum and the first kick's noise from one key": lambda j: 0 if j == 1 else j,
             "momentum and all noise from one key": lambda j: 0,
             "momentum and the noise of each first kick from one key": lambda j: 0 if j % 2 else j,
-            "the key is not advanced between leapfrogs": lambda j: j and 2 - j % 2}
+            "the key is not advanced between leapfrogs": lambda j: j and 2 - j % 2,
+            "one key for the second kick of a leapfrog and the first of the next":
+                lambda j: j - 1 if j > 2 and j % 2 else j}
     mirror = with_rows(step, maps["one key for both kicks of a leapfrog"], lambda j: -1 if j and j % 2 == 0 else 1)
     return [(name, with_rows(step, source)) for name, source in maps.items()] + [
-        ("the noise of the second kick mirrors that of the first", mirror)]
+        ("the noise of the second kick mirrors that of the first", mirror)] + [
+        (f"the kicks that meet are fused with {text} times the noise of one, right is sqrt(1 + a^2), a = 1 - alpha",
+         fused(factor)) for text, factor in FUSED.items()]
+
+
+FUSED = {"(1 + a) / sqrt(2)": lambda a: (1 + a) / math.sqrt(2), "1 + a": lambda a: 1 + a, "a": lambda a: a,
+         "1": lambda a: 1.0, "sqrt(2)": lambda a: math.sqrt(2), "1 + a^2": lambda a: 1 + a * a,
+         "sqrt((1 + a^2) / 2)": lambda a: math.sqrt((1 + a * a) / 2)}
+
+
+def fused(factor):
+    """Algorithm 1 with one draw for the two kicks that meet at a position: factor(1 - alpha) times sqrt(2 C eps)."""
+    def step(w, z, grad, *, eps, L, alpha, mass=1.0, b_hat=0.0):
+        a, std, X = 1 - alpha, np.sqrt(np.maximum(2 * (alpha * mass - b_hat * eps), 0)), np.array(w, dtype=float)
+        Phi = np.sqrt(mass) * z[0]
+        for l in range(L):
+            g = np.asarray(grad(X.copy()))
+            if l:
+                Phi = a * a * Phi - (1 + a) * eps / 2 * g + factor(a) * std * z[l + 1]
+            else:
+                Phi = a * Phi - eps / 2 * g + std * z[1]
+            X = X + eps / mass * Phi
+        return X
+
+    step.rows = lambda L: L + 1
+    return step
 
 
 # -------------------------------------------------------------------------------------------------- other schemes
@@ -217,9 +244,10 @@ def diagnosis(seen, known):
     if not seen.repeatable:  # nothing cancels between two calls then
         return lines + (["momentum kept between samples: a sample goes on with the momentum of the one before"]
                         if kept_momentum(seen) else repeats + seen.law())
-    exact, law = seen.path() + seen.moved(), seen.law()
+    exact, law = seen.path() + seen.responded(), seen.law()
     if exact and seen.dtype == "float64" and not diagnosis(seen.in_single_precision(), known):
         return [*lines, "right to single precision; set DTYPE = 'float32', or look for a hidden float32"]
+    exact += seen.far() + seen.integers()
     draws = generators.only_signs(seen) or generators.digits(seen) or generators.sharing(seen)
     shape = [] if draws else generators.shape_name(seen)
     names = named(seen, known) if exact or law else []
@@ -255,9 +283,22 @@ def described(seen, exact):
         kept = (path.X[1] - seen.base.X[1]) / (start - seen.answers[0])
         if np.ptp(kept) < 1e-6 and not seen.near_one(kept):
             return [f"weight decay: X_1 keeps {kept.mean():.9g} of W_t, right is 1"]
+    if in_order_of_answer(seen):
+        return ["gradient: its tensors are taken in the order of grad's answer, not by their names: each moves another "
+                "tensor of params"]
     if exact[0].startswith("a gradient of 1e6"):
         return [f"large gradients are clipped: {exact[0]}"]
     return exact[:4]
+
+
+def in_order_of_answer(seen):
+    """Whether the gradient's tensors are lined up as grad answers them, which is not the order of params."""
+    def lined_up(g):
+        return np.concatenate([x.ravel() for x in reversed(seen.large.tensors(g).values())])
+
+    path, start, answers = seen.responses["the gradient at X_0"]
+    want, got = seen.right_response(start, np.array([lined_up(g) for g in answers])), path.X - seen.base.X
+    return want.shape == got.shape and bool((abs(got - want) <= seen.response_bound(start, answers)).all())
 
 
 def kept_momentum(seen):

@@ -26,7 +26,7 @@ from oracle.calls import Broken, Layout, U, call, noise_map, reach, takes, with_
 FALSE_ALARM = 1e-6
 SHARES = {"law": 0.3, "deep": 0.1, "small": 0.2, "draws": 0.05, "sharing": 0.05, "independence": 0.3}
 LARGE = {"first.weight": (251, 307), "second.weight": (251, 307), "first.bias": (307,), "second.bias": (307,),
-         "scale": (1,), "offset": ()}
+         "kernel": (24, 16, 5, 3), "scale": (1,), "offset": ()}
 MIDDLE = {"a": (61, 67), "b": (67,), "c": (1, 1)}
 SMALL = {"offset": (), "scale": (1,), "bias": (7,)}
 LAGS = sorted({*range(1, 129), *(2**k for k in range(8, 17)), 251, 307, 614})
@@ -124,6 +124,23 @@ class OwnDraws:
             return [f"b_hat = 2 C raises {type(error).__name__} instead of ValueError: {error}"]
         return ["b_hat = 2 C is not refused: the noise would have a negative variance"]
 
+    def integers(self):
+        """Whole numbers for mass and b_hat give what the same numbers with a decimal point give."""
+        layout, g = self.middle, np.ones((self.generic["L"] + 1, self.middle.n))
+        given = {"mass": 4} if takes(self.sample, "mass") else {}
+        given |= {"b_hat": 1} if takes(self.sample, "b_hat") else {}
+        for name, x in given.items():
+            settings = {**self.plain, **{other: float(y) for other, y in given.items()}}
+            near, both = 2 * reach(settings, 0.0, 1.0, self.u), []
+            for y in (float(x), x):
+                try:
+                    both.append(self.call(layout, self.seed, {**settings, name: y}, answers=g).X)
+                except Broken as error:  # with a decimal point too: said elsewhere
+                    return [f"{name} = {x}, an integer: {error}"] if both else []
+            if both[0].shape != both[1].shape or abs(both[0] - both[1]).max() > near:
+                return [f"{name} = {x}, an integer, gives another sample than {name} = {float(x)}"]
+        return []
+
     def path(self):
         """grad is asked at X_0, X_1 ... (X_L may be left out), and the sample is X_L."""
         L, path = self.generic["L"], self.base
@@ -157,7 +174,28 @@ class OwnDraws:
     def moved(self):
         """Layer 1 but for the path: W_(t+1) is affine in W_t and in the gradients with the coefficients of
         Algorithm 1, in every coordinate, at any size."""
+        return self.responded() + self.far()
+
+    def responded(self):
         return [fact for name in self.responses for fact in self.response_fact(name)]
+
+    def far(self):
+        """Far from the origin, where a move is small against the position, gradients are those of each position."""
+        layout, L = self.middle, self.plain["L"]
+        start = np.full(layout.n, 2.0**30 if self.dtype == "float64" else 2.0**14)
+        g = 64 * (-1.0) ** np.arange(L + 1)[:, None] * np.ones(layout.n)
+        still, moved = (self.call(layout, self.seed, self.plain, start, answers).X for answers in (0 * g, g))
+        if len(still) != L + 1 or len(moved) != L + 1:
+            return [] if self.path() else [f"from W_t = {start[0]:.6g} on, grad is not asked at each of the positions "
+                                           f"X_0 ... X_{L - 1}: is a gradient kept after a small move?"]
+        want = noiseless(self.plain, start, g) - start
+        bound = 2 * reach(self.plain, start[0], 64.0, self.u)
+        wrong = abs(moved - still - want) > bound
+        if not wrong.any():
+            return []
+        l, j = np.argwhere(wrong)[0]
+        return [f"from W_t = {start[0]:.6g} on, gradients of 64 and -64 in turn move X_{l} by "
+                f"{(moved - still)[l, j]:.6g}, right is {want[l, j]:.6g}: is a gradient kept after a small move?"]
 
     def response_fact(self, name):
         """[the first position at which this response is wrong, in words], or [] if it is right."""
@@ -187,13 +225,7 @@ class OwnDraws:
 
     def right_response(self, start, answers):
         """X_l (L + 1, n) of Algorithm 1 without noise, less that of the base call."""
-        eps, c, m = self.generic["eps"], 1 - self.generic["alpha"], self.generic.get("mass", 1.0)
-        Phi, X = 0.0, [start - self.answers[0]]
-        for l in range(self.generic["L"]):
-            Phi = c * Phi - eps / 2 * answers[l]
-            X.append(X[-1] + eps / m * Phi)
-            Phi = c * Phi - eps / 2 * answers[l + 1]
-        return np.array(X)
+        return noiseless(self.generic, start - self.answers[0], answers)
 
     # ------------------------------------------------------------------------- layer 2: the law of the increments
 
@@ -337,6 +369,17 @@ class OwnDraws:
 
     def small_tensors(self):
         return self.said("small", self.small_statistics)
+
+
+def noiseless(settings, start, answers):
+    """X_l (L + 1, n) of Algorithm 1 without noise."""
+    eps, c, m = settings["eps"], 1 - settings["alpha"], settings.get("mass", 1.0)
+    Phi, X = 0.0, [start]
+    for l in range(settings["L"]):
+        Phi = c * Phi - eps / 2 * answers[l]
+        X.append(X[-1] + eps / m * Phi)
+        Phi = c * Phi - eps / 2 * answers[l + 1]
+    return np.array(X)
 
 
 # --------------------------------------------------------------------------------------------------- statistics

@@ -33,11 +33,12 @@ def rounded_step(impl):
     """What a sampler rounds to a shorter format than it claims, in words; "" if nothing. A rounded position hides what
     the momentum is rounded to, and that hides the gradient: the first is said."""
     case = generic_case(impl, L=1)
+    still = replace(case, w=0 * case.w, z=0 * case.z, A=0 * case.A, b=0 * case.b)  # what is seen alone has all digits
 
     def answer(t, kind):
         x = getattr(case, kind).copy()
         x[(0, 0) if kind == "z" else 0] *= t
-        other = replace(case, **{kind: x})
+        other = replace(case if kind == "w" else still, **{kind: x})
         return impl.step(other.w.copy(), other.z.copy(), gradient(other), **other.settings()).tobytes()
 
     for kind, what in (("w", "W_t, or the position,"), ("z", "z[0], or the momentum,"), ("b", "the gradient")):

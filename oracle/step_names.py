@@ -11,7 +11,7 @@ import numpy as np
 
 from oracle.cases import generic_case
 from oracle.coefficients import some_coordinates, wrong_coefficients
-from oracle.diagnosis import SPECIAL_BUGS, STEP, STEP_CANDIDATES, Observation, same, some
+from oracle.diagnosis import SPECIAL_BUGS, STEP, STEP_CANDIDATES, Observation, apart, same, some
 from oracle.implementations import NUMPY
 from oracle.known_bugs import implementation
 from oracle.precision import rounded_scalars, rounded_step
@@ -20,13 +20,18 @@ from oracle.sampler import gamma, gradient, product
 RIGHT = "the generic case comes out right. What is wrong is said at the tests, and may need the input shown there."
 SIZES = (1, 2, 3, 5, 7, 8, 1111)  # coordinates that do not act on each other
 SPECIAL = {  # property of a case -> in words
+    "with a mass of integers": lambda case: np.asarray(case.mass).dtype.kind == "i",
+    "with a b_hat of integers": lambda case: np.asarray(case.b_hat).dtype.kind == "i",
+    "where an entry of the gradient is 0": lambda case: (reach(replace(case, z=0 * case.z)) == abs(case.w)).any(),
+    "where a move is small against the position": lambda case: abs(case.w).max() > 2**20,
     "with a b_hat for each coordinate": lambda case: np.ndim(case.b_hat) > 0,
     "with a mass for each coordinate": lambda case: np.ndim(case.mass) > 0,
     "with b_hat": lambda case: np.any(case.b_hat),
     "with a mass other than 1": lambda case: np.any(np.not_equal(case.mass, 1)),
     "where L is even": lambda case: case.L % 2 == 0, "where L is odd": lambda case: case.L % 2,
     "from L = 2 on": lambda case: case.L > 1, "from L = 3 on": lambda case: case.L > 2,
-    "from L = 4 on": lambda case: case.L > 3, "at L = 24": lambda case: case.L > 20,
+    "from L = 4 on": lambda case: case.L > 3, "at L = 23": lambda case: case.L == 23,
+    "at L = 23 and 24": lambda case: case.L > 20,
 }
 
 
@@ -44,7 +49,32 @@ def questions(impl):
         cases["masses"] = replace(generic, mass=np.array([2.89, 0.3, 1.7, 5.5]), b_hat=0.0)
     if impl.accepts("b_hat per coordinate"):
         cases["b_hats"] = replace(generic, b_hat=np.array([0.05, 0.0, 0.02, 0.1]))
-    return {**cases, **{f"n = {n}": sized(generic, n) for n in SIZES}, "L = 24": sized(generic, 3, L=24)}
+    return {**cases, **without_gradient(generic), **whole_numbers(impl, generic), "far": far(generic),
+            **{f"n = {n}": sized(generic, n) for n in SIZES}, **{f"L = {L}": sized(generic, 3, L=L) for L in (23, 24)}}
+
+
+def without_gradient(generic):
+    """One coordinate without a gradient, then all."""
+    others = np.arange(generic.n) != 1
+    return {"no gradient in 1": replace(generic, A=generic.A * others * others[:, None], b=generic.b * others),
+            "no gradient": replace(generic, A=0 * generic.A, b=0 * generic.b)}
+
+
+def whole_numbers(impl, generic):
+    cases = {}
+    if impl.accepts("mass"):
+        cases["integer mass"] = replace(generic, mass=3, b_hat=0.0)
+    if impl.accepts("mass per coordinate"):
+        cases["integer masses"] = replace(generic, mass=np.array([3, 1, 2, 5]), b_hat=0.0)
+    if impl.accepts("b_hat"):
+        cases["integer b_hat"] = replace(generic, b_hat=1)
+    return cases
+
+
+def far(generic):
+    """The generic case around a point so far from the origin that np.allclose sees no move."""
+    shift = 2.0**26
+    return replace(generic, w=generic.w + shift, b=generic.b + generic.A.sum(axis=1) * shift, b_hat=0.0)
 
 
 def sized(generic, n, L=3):
@@ -79,7 +109,7 @@ def sample(impl, case):
 
 def observed(impl, case):
     """The Observation of a case, in floats: twice the bound, since the right answer is rounded too."""
-    key = repr((case.n, case.L, case.settings()))
+    key = repr((case.L, case.settings(), *(x.tobytes() for x in (case.w, case.A, case.b))))
     if key not in SHARED:
         SHARED[key] = sample(NUMPY, case), reach(case), {}
     right, F, answers = SHARED[key]
@@ -101,7 +131,7 @@ def diagnose_step(impl):
     """What is wrong with a sampler: the known bug it has, or what else can be said of it; and B^ > C, if it is let
     through."""
     with np.errstate(all="ignore"):
-        texts = [x for x in (kept_between_calls(impl) or wrong_numbers(impl), refusal(impl)) if x]
+        texts = [x for x in (kept_between_calls(impl) or wrong_numbers(impl), refusal(impl), written(impl)) if x]
     return " Also: ".join(x.rstrip(".") + "." for x in texts) or RIGHT
 
 
@@ -117,7 +147,29 @@ def wrong_numbers(impl):
     if not wrong:
         return raised or wrong_coefficients(impl) or rounded_step(impl)
     return (name_of(impl, cases, seen, wrong) or raised or single(impl, seen) or rounded_step(impl)
-            or "no known bug. One input at a time: " + (wrong_coefficients(impl) or "all right."))
+            or "no known bug. One input at a time: " + (wrong_coefficients(impl) or "all right" + only(cases, wrong)))
+
+
+def only(cases, wrong):
+    """Where the wrong answers are, and the first of them, in words."""
+    name = next(iter(wrong))
+    i = int(bad_entries(wrong[name]).argmax())
+    got, right, _ = (np.broadcast_to(x, cases[name].n) for x in wrong[name].parts[STEP])
+    where = [words for words, has in SPECIAL.items() if {x for x in cases if has(cases[x])} == set(wrong)]
+    return "; wrong {}: W_(t+1)[{}] is {}, right is {}".format(
+        where[0] + " alone" if where else f"in {some(wrong, ', ')} of the cases asked", i, *apart(got[i], right[i]))
+
+
+def written(impl):
+    """Whether an argument of the caller is written, in words."""
+    case = generic_case(impl)
+    w, z = case.w.copy(), case.z.copy()
+    try:
+        impl.step(w, z, gradient(case), **case.settings())
+    except Exception:
+        return ""
+    names = [name for name, x, y in (("w", w, case.w), ("z", z, case.z)) if not np.array_equal(x, y)]
+    return f"the caller's {' and '.join(names)} is written: copy it before adding to it" if names else ""
 
 
 def kept_between_calls(impl):
@@ -146,10 +198,10 @@ def name_of(impl, cases, seen, wrong):
             found = fitting(here, STEP_CANDIDATES)
             if found:
                 return f"{words} {known(found)} Otherwise it is right."
-    return beside_another(cases, seen, wrong) or in_coordinates(wrong)
+    return in_coordinates(seen, wrong) or beside_another(cases, seen, wrong)
 
 
-def in_coordinates(wrong):
+def in_coordinates(seen, wrong):
     """A known bug that sits in some coordinates alone, and would show in others; by the questions in which no
     coordinate acts on another."""
     alone = {name: o for name, o in wrong.items() if name.startswith("n = ")}
@@ -162,7 +214,16 @@ def in_coordinates(wrong):
     if not found:
         return ""
     where = "; ".join(f"{some_coordinates(np.flatnonzero(bad))} of {len(bad)}" for bad in list(places.values())[-3:])
-    return f"in {where} {known(found)} The other coordinates are right."
+    return f"in {where} {known(found)} The other coordinates are right{remainder(seen)}."
+
+
+def remainder(seen):
+    """Whether the wrong coordinates are what is left of blocks, in words."""
+    bad = [bad_entries(o) for name, o in seen.items() if name.startswith("n = ")]
+    for size in (2**k for k in range(1, 10)):
+        if all(np.array_equal(x, np.arange(len(x)) >= len(x) // size * size) for x in bad):
+            return f": wrong are the last n % {size}"
+    return ""
 
 
 def bad_entries(observation):
@@ -179,7 +240,8 @@ def beside_another(cases, seen, wrong):
         if not here or len(here) == len(seen) or not set(here) & set(wrong):
             continue
         found = fitting(here, STEP_CANDIDATES)
-        if found:
+        same_size = {name: o for name, o in seen.items() if cases[name].n == cases["generic"].n and cases[name].L < 20}
+        if found and not set(found) <= set(fitting(same_size, STEP_CANDIDATES)):  # else n or L is to blame
             return f"{words}{known(found)} And {other} is wrong as well."
     return ""
 

@@ -64,7 +64,7 @@ STEPS = {  # how the reference is changed -> words of the diagnosis
                                "z[3] in X_2 - X_1: not used"),
     # rows, coordinates
     "rows shifted": ({NORMAL: "return Z[(j + 3) % len(Z)]"}, "rows of z in the wrong places: used are z[0] as z[4]"),
-    "a ring of 16 rows": ({NORMAL: "return Z[j % 16]"}, "at L = 24: rows of z in the wrong places: used are z[0] as "),
+    "a ring of 16 rows": ({NORMAL: "return Z[j % 16]"}, "at L = 23: rows of z in the wrong places: used are z[0] as "),
     "neighbours mixed": ({DRIFT: "X = X + eps / M * np.roll(Phi, 1)"},
                          "coordinates are mixed: z[0] of coordinate 0 moves coordinate 1 by"),
     "the answer in reverse order": ({"return X": "return X[::-1].copy()"},
@@ -86,6 +86,22 @@ STEPS = {  # how the reference is changed -> words of the diagnosis
     "large draws dropped": ({NORMAL: "return Z[j] * (abs(Z[j]) < 2)"}, "counts as 0, of 1 as "),
     "B^ cut off": (then("B_hat = np.minimum(B_hat, 0.01)"), "b_hat = 0.05 lowers the noise variance as 0.01 should"),
     "something added": ({"return X": "return X + 1e-7"}, "every coefficient is right, but X_3 is off by 1e-07 in"),
+    # what small inputs in floats do not show
+    "integer masses rounded": (then("M = M // 2 * 2 if np.asarray(mass).dtype.kind == 'i' else M"),
+                               "all right; wrong with a mass of integers alone: W_(t+1)[0] is "),
+    "no kick without a gradient": (
+        {FIRST: f"G = dU(X)\n{FIRST.replace('dU(X)', 'G')} if G.any() else Phi"},
+        "wrong in no gradient of the cases asked: W_(t+1)[0] is "),
+    "kept by a relative distance": (
+        {CHECKED: f"{CHECKED}\nlast = []",
+         GRAD: "last[:] = last if last and (abs(X - last[0]) <= 1e-6 * abs(X)).all() else [X.copy(), grad(X.copy())]\n"
+               "return last[1]"}, f"{KNOWN}gradient: kept where the position is nearly the same ("),
+    "rows reused in the last L % 4 leapfrogs": (
+        {NORMAL: "return Z[(j - 1) % 8 + 1 if j > (L // 4 * 4 or L) * 2 else j]"},
+        "at L = 23: rows of z in the wrong places: used are z[1] as z[1] and z[41]"),
+    "the caller's array added to": (
+        {CHECKED: "caller, (w, Z, M, B_hat) = (w, _checked(w, z, eps, L, alpha, mass, b_hat))", "return X":
+         "caller[:] = X\nreturn X"}, "the caller's w is written"),
     # short formats
     "half precision": (by_gradient("G.astype(np.float16)"), "precision: the gradient is rounded to float16"),
     "float32 draws": ({"Phi = np.sqrt(M) * normal(0)": "Phi = np.sqrt(M) * normal(0).astype(np.float32)"},
@@ -123,6 +139,20 @@ def test_an_answer_of_zeros_has_no_name():
     zeros = Implementation("zeros", SimpleNamespace(sghmc_step=lambda w, *a, **k: 0 * w, energy=lambda *a: 0.0,
                                                     energy_grad=lambda *a: [0 * x for x in a[:4]]))
     assert KNOWN not in diagnose_step(zeros) + diagnose_energy(zeros)
+
+
+def test_the_remainder_of_blocks_is_named_and_no_mass_is_accused():
+    edits = {"X = w.copy()": "X = w.copy()\nalpha = alpha * (np.arange(len(w)) < len(w) // 8 * 8)"}
+    text = diagnose_step(step(edits))
+    assert f"{KNOWN}friction: none (" in text and "mass" not in text, text
+    assert text.endswith("The other coordinates are right: wrong are the last n % 8."), text
+
+
+def test_a_gradient_in_half_precision_is_seen_in_single_precision_too():
+    right = step({"return X": "return np.float32(X)"})
+    half = replace(step(by_gradient("np.float32(G.astype(np.float16))")), dtype="float32")
+    assert diagnose_step(half) == "precision: the gradient is rounded to float16."
+    assert diagnose_step(replace(right, dtype="float32")) == RIGHT
 
 
 def test_small_gradients_dropped_are_no_single_precision():
@@ -202,8 +232,50 @@ def test_wrong_energies_are_named_by_their_constant_their_part_or_their_format(n
 
 
 def test_an_energy_by_hand_is_right():
-    text = diagnose_energy(Implementation("right", SimpleNamespace(energy=energy_of())))
+    text = diagnose_energy(Implementation("right", SimpleNamespace(energy=energy_of(norm=lambda x: unit(x, 1e-300)))))
     assert text.startswith("the generic batch comes out right")
+
+
+def test_special_bugs_of_the_energy_are_named_and_so_are_norms_along_the_wrong_axis():
+    texts = {row.name: diagnose_energy(replace(implementation(row), module=SimpleNamespace(
+        energy=implementation(row).module.energy))) for row in TABLE["energy"] if row.special}
+    assert texts["energy: cosines of 0 left out of the count"].endswith("mean is over 5 pairs of rows instead of 6")
+    assert "both views of such a pair" in texts["energy: both views left out where one has a row of zeros"]
+
+    def crosswise(x):
+        return x / np.linalg.norm(x, axis=1, keepdims=len(x) != x.shape[1])
+
+    text = diagnose_energy(Implementation("wrong", SimpleNamespace(energy=energy_of(norm=crosswise))))
+    assert text.startswith("the norms stand along the wrong axis where there are as many rows as features"), text
+
+
+def test_numbers_are_printed_with_the_digits_that_differ():
+    text = diagnose_energy(Implementation("wrong", SimpleNamespace(
+        energy=lambda *a: NUMPY.module.energy(*a) * (1 + 1e-11 * (len(a[0]) == 2)))))
+    got, right = text.partition("U: ")[2].split(" in 2 rows of 2, but right in 3 rows of 4")[0].split(", right is ")
+    assert got != right and "(m " not in text, text
+
+
+def smooth(change):
+    """The gradient of Equation 2 with change(s) for the sign of s, as one writes it by hand."""
+    def energy_grad(p1, z1, p2, z2, stop_grad):
+        norms, (p1, z1, p2, z2) = zip(*((np.linalg.norm(x, axis=1)[:, None], unit(x)) for x in (p1, z1, p2, z2)),
+                                      strict=True)
+        s, t = ((a * b).sum(axis=1)[:, None] for a, b in ((p1, z2), (p2, z1)))
+        scale = -1 / (abs(s) + abs(t)).sum()
+        g = (change(s) * (z2 - s * p1), change(t) * (p2 - t * z1), change(t) * (z1 - t * p2), change(s) * (p1 - s * z2))
+        return [scale * x / n * (not stop_grad or i % 2 == 0) for i, (x, n) in enumerate(zip(g, norms, strict=True))]
+    return Implementation("wrong", SimpleNamespace(energy_grad=energy_grad))
+
+
+def test_a_smooth_sign_is_named_with_its_number():
+    assert diagnose_energy(smooth(lambda s: s / np.sqrt(s * s + 1e-9))) == (
+        "the gradient of |s| is not its sign but s / sqrt(s^2 + delta), delta = 1e-09")
+    assert "s / (|s| + delta), delta = 1e-06" in diagnose_energy(smooth(lambda s: s / (abs(s) + 1e-6)))
+    stopped = gradients(lambda g, stop: [g[0], 0 * g[1], 0 * g[2], g[3]] if stop else g)
+    assert "its sign" not in diagnose_energy(stopped)
+    text = diagnose_energy(smooth(lambda s: np.sign(s) * (1 - 3e-9)))
+    assert "off by up to 3e-09 of itself" in text, text
 
 
 def gradients(change):

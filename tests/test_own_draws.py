@@ -7,13 +7,13 @@ import pytest
 
 import reference_numpy
 from oracle import chance, generators, laws
-from oracle.calls import with_noise
+from oracle.calls import Layout, with_noise
 from oracle.known_bugs import TABLE, implementation
 from oracle.own_draws import FALSE_ALARM, LARGE, Draws, OwnDraws
 from oracle.variants import variant
 
 MEDIUM = {"first.weight": (101, 131), "second.weight": (101, 131), "first.bias": (131,), "second.bias": (131,),
-          "scale": (1,), "offset": ()}
+          "kernel": (12, 8, 5, 3), "scale": (1,), "offset": ()}
 
 
 def known_bugs(kind="bug"):
@@ -30,6 +30,12 @@ OTHERWISE = {  # named from the draws instead of the law
     "momentum: kept between calls": "a second call with the same seed",
     "mass: the mean of the masses for each coordinate": "of the lighter half: variance 0.5",
     "mass: the first mass for every coordinate": "of the lighter half: variance 0.5",
+    "gradient: where it is 0 the half-kick is left out": "the gradient at X_0 moves X_1",
+    "noise: of the mean of the masses": "of the lighter half: variance",
+    "momentum: of the mean of the masses": "of the lighter half: variance",
+    "mass: cut off to an integer where M^-1 is stored": "mass = 4, an integer, gives another sample",
+    "B^: halved, if an integer": "b_hat = 1, an integer, gives another sample",
+    "gradient: kept where the position is nearly the same": "is a gradient kept after a small move?",
     "B^: larger than C clamped in silence": "b_hat = 2 C is not refused"}
 
 
@@ -83,6 +89,13 @@ def tiled(shape, period, key):
     return np.resize(z, math.prod(shape)).reshape(shape)
 
 
+def blocks(seed, draw, shape):
+    """Blocks of 1024 from streams of their own: block b of a draw is block b - 1 of the next."""
+    n = math.prod(shape)
+    parts = [np.random.default_rng([seed, draw + b]).standard_normal(1024) for b in range(-(-n // 1024))]
+    return np.concatenate(parts)[:n].reshape(shape)
+
+
 def mixed(seed, row, i, shape):
     return 0.95**0.5 * keyed(seed, row, i, shape) + 0.05**0.5 * keyed(seed, row, 9, shape)
 
@@ -94,6 +107,7 @@ def smoothed(z):
 
 GENERATORS = {  # the bug: its draws, and words of the diagnosis
     "one key for all tensors": (lambda s, r, i, n: keyed(s, r, 0, n), "one key for all tensors"),
+    "one key for each size": (lambda s, r, i, n: keyed(s, r, math.prod(n), n), "one key for all tensors of one size"),
     "one seed per tensor": (lambda s, r, i, n: keyed(s + i, r, 0, n), "one seed per tensor"),
     "key not advanced between samples": (lambda s, r, i, n: keyed(0, r, i, n), "give the same sample"),
     "seed of eight bits": (lambda s, r, i, n: keyed(s % 256, r, i, n), "seeds 1 and 257, 65537"),
@@ -111,6 +125,11 @@ GENERATORS = {  # the bug: its draws, and words of the diagnosis
     "first row expanded": (lambda s, r, i, n: keyed(s, r, i, n[-1:]) + np.zeros(n), "the first row expanded"),
     "one number for each row": (lambda s, r, i, n: keyed(s, r, i, (*n[:-1], 1) if n else n) + np.zeros(n),
                                 "one number for each row"),
+    "the last two axes, expanded over the others": (lambda s, r, i, n: keyed(s, r, i, n[-2:]) + np.zeros(n),
+                                                    "the draws of kernel repeat at distance 15"),
+    "streams that are counted up by blocks too": (lambda s, r, i, n: blocks(s, 6 * r + i, n), "pairs at that distance"),
+    "second kick drawn again as the first of the next": (lambda s, r, i, n: keyed(s, r - (r > 2 and r % 2), i, n),
+                                                         "second kick of a leapfrog and the first of the next"),
     "one number for each tensor": (lambda s, r, i, n: keyed(s, r, i, ()) + np.zeros(n), "one number for all"),
     "blocks of 16": (lambda s, r, i, n: tiled(n, 16, [s, r, i]), "repeat at distance 16"),
     "blocks of 1000": (lambda s, r, i, n: tiled(n, 1000, [s, r, i]), "repeat at distance 1000"),
@@ -175,7 +194,36 @@ def written(params, sample):
     return sample
 
 
+def by_order(params, grad, seed, **settings):
+    """The gradient's tensors in the order in which grad answers them."""
+    def lined_up(X):
+        flat, layout = np.concatenate([g.ravel() for g in grad(X).values()]), Layout({k: x.shape for k, x in X.items()})
+        return layout.tensors(flat)
+    return sampler()(params, lined_up, seed, **settings)
+
+
+def of_integers(params, grad, seed, *, eps, L, alpha, mass=1.0, b_hat=0.0):
+    """M^-1 in an array of the type of M: rounded down, if that is one of integers."""
+    inverse = np.array(1 / mass, dtype=np.asarray(mass).dtype)
+    return sampler()(params, grad, seed, eps=eps, L=L, alpha=alpha, mass=1 / max(inverse, 1e-3), b_hat=b_hat)
+
+
+def kept_gradient(params, grad, seed, **settings):
+    """A gradient is kept while np.allclose says that the position is the same."""
+    kept = []
+
+    def near(X):
+        if not kept or not all(np.allclose(x, kept[0][k]) for k, x in X.items()):
+            kept[:] = {k: x.copy() for k, x in X.items()}, grad(X)
+        return kept[1]
+    return sampler()(params, near, seed, **settings)
+
+
 OTHERS = {
+    "gradient by the order of its keys": (by_order, "in the order of grad's answer"),
+    "integers cut off": (of_integers, "mass = 4, an integer, gives another sample"),
+    "gradient kept after a small move": (kept_gradient, "is a gradient kept after a small move?"),
+    "fused noise by its mean": (with_noise(laws.fused(laws.FUSED["(1 + a) / sqrt(2)"])), "(1 + a) / sqrt(2) times"),
     "momentum kept between samples": (kept_between_calls(1.0), "momentum kept between samples"),
     "momentum carried over by 10 %": (kept_between_calls(0.1), "a second call with the same seed"),
     "weight decay": (by_a_gradient(lambda g, x: g + 0.01 * x), "weight decay: X_1 keeps 0.99"),
@@ -249,7 +297,8 @@ def long_unless(often, names):
 
 OFTEN = ["one key for all tensors", "one seed per tensor", "key not advanced between samples", "key used in both kicks",
          "momentum and noise from one key", "first row expanded", "blocks of 16", "uniform", "float16",
-         *list(OTHERS)[:2], *list(SCHEMES)[:1]]
+         "the last two axes, expanded over the others", "streams that are counted up by blocks too",
+         *list(OTHERS)[:6], *list(SCHEMES)[:1]]
 
 
 @pytest.mark.parametrize("name", long_unless(OFTEN, [*GENERATORS, *OTHERS, *SCHEMES]))

@@ -119,6 +119,18 @@ ROWS = [
     bug("energy: absolute value of the sum of the views", {
         "m = np.mean((np.abs(s12) + np.abs(s21)) / 2)": "m = np.mean(np.abs(s12 + s21) / 2)"
     }, "each pair's cosine is taken absolute"),
+    bug("energy: cosines of 0 left out of the count", {
+        "m = np.mean((np.abs(s12) + np.abs(s21)) / 2)": """
+            s = np.abs(np.concatenate([s12, s21]))
+            m = s.sum() / max(1, np.count_nonzero(s))
+            """
+    }, "the mean is over all 2 B pairs, those with a row of zeros too", special="a row of zeros"),
+    bug("energy: both views left out where one has a row of zeros", {
+        "m = np.mean((np.abs(s12) + np.abs(s21)) / 2)": """
+            kept = (s12 != 0) & (s21 != 0)
+            m = np.mean(((np.abs(s12) + np.abs(s21)) / 2)[kept]) if kept.any() else TINY
+            """
+    }, "a row of zeros has cosine 0, the other view counts", special="a row of zeros"),
     bug("energy: negative cosines set to zero", {
         "m = np.mean((np.abs(s12) + np.abs(s21)) / 2)":
             "m = np.mean((np.maximum(s12, np.float64(0)) + np.maximum(s21, np.float64(0))) / 2)"

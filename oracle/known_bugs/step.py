@@ -416,6 +416,40 @@ ROWS = [
             M = M[0] + 0 * M
             """
     }, "M is a diagonal matrix, each coordinate has its own mass", special="a mass for each coordinate"),
+    bug("noise: of the mean of the masses", {
+        "C = alpha * M / eps": "C = alpha * M.mean() / eps + 0 * M"
+    }, "each coordinate has the noise of its own mass", special="a mass for each coordinate"),
+    bug("momentum: of the mean of the masses", {
+        "Phi = np.sqrt(M) * normal(0)": "Phi = np.sqrt(M.mean()) * normal(0)"
+    }, "each coordinate has the momentum of its own mass", special="a mass for each coordinate"),
+    bug("gradient: where it is 0 the half-kick is left out", {
+        "Phi = (1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)": """
+            g = dU(X)
+            Phi = np.where(g == 0, Phi, (1 - alpha) * Phi - eps / 2 * g + noise_std * normal(2 * l + 1))
+            """,
+        "Phi = (1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 2)": """
+            g = dU(X)
+            Phi = np.where(g == 0, Phi, (1 - alpha) * Phi - eps / 2 * g + noise_std * normal(2 * l + 2))
+            """
+    }, "friction and noise act whatever the gradient is", special="a gradient of 0"),
+    bug("mass: cut off to an integer where M^-1 is stored", {
+        "X = X + eps / M * Phi": "X = X + eps * np.array(1 / M, dtype=np.asarray(mass).dtype) * Phi"
+    }, "1 / M of an integer M is no integer", special="a mass of integers"),
+    bug("B^: halved, if an integer", {
+        "noise_variance = 2 * (C - B_hat) * eps":
+            "noise_variance = 2 * (C - (B_hat / 2 if np.asarray(b_hat).dtype.kind == 'i' else B_hat)) * eps"
+    }, "an integer is a number like any other", special="a b_hat of integers"),
+    bug("gradient: kept where the position is nearly the same", {
+        "w, Z, M, B_hat = _checked(w, z, eps, L, alpha, mass, b_hat)": """
+            w, Z, M, B_hat = _checked(w, z, eps, L, alpha, mass, b_hat)
+            kept = {}
+            """,
+        "return _vector(grad(X.copy()), w.shape, 'grad(X)')": """
+            if not kept or not np.allclose(X, kept['X']):
+                kept.update(X=X.copy(), g=_vector(grad(X.copy()), w.shape, 'grad(X)'))
+            return kept['g']
+            """
+    }, "a small move has another gradient too: allclose is not equal", special="small moves"),
     bug("mass: ignored altogether", {
         "w, Z, M, B_hat = _checked(w, z, eps, L, alpha, mass, b_hat)": """
             w, Z, M, B_hat = _checked(w, z, eps, L, alpha, mass, b_hat)
