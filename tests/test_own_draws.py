@@ -314,7 +314,9 @@ def test_every_bug_of_the_draws_is_caught_and_named(name):
     assert len(found) <= 6 and all(len(line) < 500 for line in found), found
 
 
-FIRST = {name.partition(":")[0]: name for name, _ in reversed(KNOWN)}.values()  # one of each kind; all: -m long
+LATE = ("draws", "mass")  # kinds whose names are found last, after half a minute
+FIRST = {name.partition(":")[0]: name for name, _ in reversed(KNOWN)}  # one of each kind; all: -m long
+FIRST = [name for kind, name in FIRST.items() if kind not in LATE]
 
 
 @pytest.mark.parametrize("name, step", [
@@ -333,7 +335,7 @@ def test_a_sampler_with_too_few_of_many_leapfrogs_is_caught():
     assert diagnosis(with_noise(step)) == ["with L = 24 the sample is 16 positions from W_t, not 24"]
 
 
-@pytest.mark.parametrize("name", long_unless(list(RIGHT)[:4], RIGHT))
+@pytest.mark.parametrize("name", long_unless(["a key for each tensor", "fused kicks with merged noise"], RIGHT))
 def test_every_right_sampler_is_accepted_whatever_its_order_of_draws(name):
     sample, options = RIGHT[name]
     seen = look(sample, **options)
