@@ -24,6 +24,7 @@ import itertools
 import json
 import math
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -161,7 +162,7 @@ def bad_input(message):
     try:
         yield
     except Exception as error:  # of files, drivers and libraries: many types
-        raise BadInput(message.replace("{}", one_line(error).partition(". In PyTorch")[0][:200])) from None
+        raise BadInput(message.replace("{}", one_line(error)[:200])) from None
 
 
 def one_of(*names):
@@ -311,9 +312,13 @@ def read_checkpoint(path):
     path = Path(path) / "checkpoint.pt" if Path(path).is_dir() else path
     with bad_input(f"{path} is no checkpoint of this network ({{}})"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of foreign pickles: the line above says it
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:  # torch's own text goes on to say how to load it all the same
+            raise ValueError("Weights only load failed") from None
         weights, buffers, _ = saved["weights"], saved["buffers"], int(saved["step"])
-        model = initial_network(0)
+        with torch.device("meta"):  # shapes without values
+            model = SimSiam()
         model.load_state_dict(dict(model.named_parameters()) | buffers)  # all names and shapes must agree
         if weights.shape != (count := sum(p.numel() for p in model.parameters()),):
             raise ValueError(f"{tuple(weights.shape)} weights, here {count}")
@@ -599,19 +604,21 @@ def posterior_gradient(chain, X, kick):
 
 def sghmc_sample(chain):
     """W_t -> W_{t+1} on minibatches, by 2L-1 gradients, or L with one batch per sample (D3): (U at W_t, columns)."""
-    cfg, asked, once = chain.cfg, [], chain.cfg.batch_per == "sample"
+    cfg, kicks, start, once = chain.cfg, itertools.count(), [], chain.cfg.batch_per == "sample"
 
     def grad(X):
-        U, g = posterior_gradient(chain, X, kick=0 if once else len(asked))
-        asked.append((U, chain.G.norm(), rms(torch.as_tensor(g))))
+        kick = next(kicks)
+        U, g = posterior_gradient(chain, X, kick=0 if once else kick)
+        if kick == 0:  # what the tables say of a sample is taken at its start
+            start.extend([U, chain.G.norm(), rms(torch.as_tensor(g))])
         return g
 
     z = normals(cfg.seed, chain.step, len(chain.W), 2 * cfg.L, chain.device)
     z = itertools.chain([cfg.phi_std / math.sqrt(cfg.mass) * next(z)], z)  # sghmc_step multiplies it by sqrt(M) (D6)
     W = sghmc_step(chain.W.clone(), z, grad, eps=cfg.eps, L=cfg.L, alpha=cfg.alpha, mass=cfg.mass, reuse_grad=once)
-    columns = sample_columns(cfg, W - chain.W, *asked[0])  # chain.W is where the last gradient was asked
+    columns = sample_columns(cfg, W - chain.W, *start)  # chain.W is where the last gradient was asked
     chain.W.copy_(W)
-    return asked[0][0], columns
+    return start[0], columns
 
 
 def sample_columns(cfg, last_drift, U, grad_norm, force):
@@ -876,7 +883,6 @@ def write_whole(path, content):
     if isinstance(content, dict):
         torch.save(content, buffer := io.BytesIO())
         content = buffer.getbuffer()
-    path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     try:
         with open(temporary, "wb") as file:
@@ -990,6 +996,7 @@ class Run:
         if chain.device.type == "cpu" or keep:  # elsewhere this look would wait for the step; save looks, too
             self.check_finite()
         if keep:  # before the checkpoint: a kill between them would lose the sample
+            (self.path / "samples").mkdir(exist_ok=True)
             write_whole(self.path / f"samples/{chain.step:06d}.pt", chain.state())
         if chain.step % cfg.eval_every == 0 or chain.step == chain.length:
             self.evaluate()

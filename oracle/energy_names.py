@@ -10,7 +10,7 @@ from itertools import permutations
 import numpy as np
 
 from oracle import families
-from oracle.arithmetic import decimals
+from oracle.arithmetic import decimals, differences
 from oracle.batches import WORKED_EXAMPLE, generic_batch
 from oracle.diagnosis import (
     ENERGY_CANDIDATES,
@@ -75,14 +75,7 @@ def constant(impl, found):
     if not wrong:
         return f"a constant in U: {text}" + ("; the gradients are right." if impl.has("energy_grad") else ".")
     batch = generic_batch()
-    rows, h, grads = [decimals(x) for x in batch.arrays()], Decimal("1e-20"), []
-    for x in rows:
-        grads.append(0 * x)
-        for i in np.ndindex(x.shape):
-            x[i] += h
-            above = U(rows)
-            x[i] -= h
-            grads[-1][i] = (above - U(rows)) / h
+    _, grads = differences(U, [decimals(x) for x in batch.arrays()])
     bounds = gradient_bounds(impl, batch, truth(batch))
     got = [decimals(g) for g in impl.energy_grad(*batch.arrays(), False)]
     size = max(float(abs(a - b).max()) for a, b in zip(got, truth(batch).grads, strict=True))

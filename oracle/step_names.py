@@ -61,6 +61,7 @@ def without_gradient(generic):
 
 
 def whole_numbers(impl, generic):
+    """The generic case with integers for the settings that an implementation takes, by name."""
     cases = {}
     if impl.accepts("mass"):
         cases["integer mass"] = replace(generic, mass=3, b_hat=0.0)

@@ -270,6 +270,13 @@ def test_a_checkpoint_of_another_version_is_refused(run, held, version):
     refused(run, held, f"another chain: version (there {version}, here 3)")
 
 
+def test_a_run_whose_folder_is_taken_away_ends_and_makes_no_other(run, held, monkeypatch):
+    monkeypatch.setattr(s.Chain, "advance", lambda chain: (held.rename(held.with_name("elsewhere")), walk(chain)))
+    code, _, err, _ = run(f"{LINE} 3")
+    assert code == 3 and not held.exists()
+    one_line(err, "cannot write the run")
+
+
 def test_a_sample_in_the_place_of_the_checkpoint_is_refused(run, held):
     saved = torch.load(held / "checkpoint.pt", weights_only=True)
     torch.save({name: saved[name] for name in ("step", "weights", "buffers")}, held / "checkpoint.pt")

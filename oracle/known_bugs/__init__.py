@@ -1,11 +1,8 @@
 """The table of known bugs and correct rewritings: read by the tests, the diagnosis and the vector writer."""
 
 import functools
-from decimal import Decimal
 
-import numpy as np
-
-from oracle.arithmetic import decimals
+from oracle.arithmetic import decimals, differences
 from oracle.implementations import Implementation
 from oracle.known_bugs import energy, gradient, sizes, step
 from oracle.variants import variant
@@ -40,13 +37,5 @@ def in_decimals(row):
 
 def differentiated(row, batch):
     """U and the gradients of a bug of U, if a machine differentiates it: by differences, with errors of 1e-20."""
-    mutant, h = in_decimals(row), Decimal("1e-20")
-    rows, grads = [decimals(x) for x in batch.arrays()], []
-    U = mutant.energy(*rows)
-    for x in rows:
-        grads.append(0 * x)
-        for i in np.ndindex(x.shape):
-            x[i] += h
-            grads[-1][i] = (mutant.energy(*rows) - U) / h
-            x[i] -= h
-    return U, grads
+    mutant = in_decimals(row)
+    return differences(lambda rows: mutant.energy(*rows), [decimals(x) for x in batch.arrays()])
