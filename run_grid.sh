@@ -120,8 +120,7 @@ all() { each target "pretrain fig1 fig5 fig4 null note fig2a fig2b controls" {ta
 stop() { echo "run_grid: $1" >&2 && exit 2; } # bad input
 each() { local value words=("${@:3}") && for value in $2; do "${words[@]//\{$1\}/$value}"; done; }
 add() {
-    local folder=${1//=/}_seed{seed} word name value && shift
-    folder=$OUT/${folder/\/_/\/} # NAME may end in a slash
+    local base=${1//=/}_seed{seed} word name value && local folder=$OUT/${base/\/_/\/} && shift # a NAME may end in /
     for word in "${flags[@]}"; do # folders are named after what the lines differ in, lengths and evaluation apart
         [[ $word =~ ^--(no-)?([A-Za-z-]+)$ ]] && name=${BASH_REMATCH[2]} || continue
         [[ " $* " =~ .*(\ --(no-)?$name([\ =][^-][^ ]*)?)\  ]] && value=${BASH_REMATCH[1]} || value=none
@@ -140,9 +139,8 @@ append() { # append FOLDER PROGRAM FLAGS: a line, and the three words of run_one
     finished "$1" "$line" || if [[ -z $init ]]; then first+=("$1" "$line" ""); else second+=("$1" "$line" "$init"); fi
 }
 finished() { [[ $(tail -n 1 "$1/log.txt" 2>/dev/null) == "finished: $2" ]]; } # did this very command end well?
-ready() { # is the checkpoint $1 there, if one is asked for, and final? One without a log was made by hand
-    [[ -z $1 || (-s $1 && (! -e ${1%/*}/log.txt || $(tail -n 1 "${1%/*}/log.txt") == "finished: "*)) ]]
-}
+# is the checkpoint $1 there, if one is asked for, and final? One without a log was made by hand
+ready() { [[ -z $1 || (-s $1 && (! -e ${1%/*}/log.txt || $(tail -n 1 "${1%/*}/log.txt") == "finished: "*)) ]]; }
 run_one() { # FOLDER LINE INIT, from xargs; file 3 keeps the pipe to `pass` open until the program itself has ended
     local log=$1/log.txt last gpus=(${GPUS//,/ })
     [[ -z $GPUS ]] || export CUDA_VISIBLE_DEVICES=${gpus[SLOT % ${#gpus[@]}]}
@@ -186,17 +184,18 @@ done
 [[ " $targets " == *" $target "* ]] || stop "no target '$target'; choose from $targets"
 [[ $JOBS =~ ^[1-9][0-9]*$ ]] || stop "JOBS='$JOBS': give a whole number >= 1"
 [[ ${SEEDS:-0} =~ ^[0-9]+(\ [0-9]+)*$ ]] || stop "SEEDS='$SEEDS': give whole numbers >= 0 with a blank between them"
+[[ -z $(tr ' ' '\n' <<<"$three" | sort | uniq -d) ]] || stop "SEEDS='$SEEDS': a seed twice would be one folder twice"
 $target
 ((${#lines[@]})) || stop "SLURM_ARRAY_TASK_ID='$SLURM_ARRAY_TASK_ID': $target has lines 0 to $((count - 1))"
-check='import os, shlex, sys
+check='import shlex, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C: no traceback
 try:
     import simsiam_sghmc as program
-    lines = [words[2:] for words in map(shlex.split, sys.stdin) if words[1].endswith("simsiam_sghmc.py")]
-    for data in {program.parse(words).data for words in lines}:
-        if sys.argv[1] == "run" and data != "gratings" and not os.path.isdir(data + "/train"):
-            program.load_data(data)  # downloads it, or says what is missing
-except Exception as error:  # bad input, or a Python without torch
-    sys.exit("run_grid: " + " ".join(str(error).split()))'
+    runs = [program.parse(words[2:]) for words in map(shlex.split, sys.stdin) if words[1].endswith("simsiam_sghmc.py")]
+    for data in {cfg.data for cfg in runs} - {"gratings"} if sys.argv[1] == "run" else ():
+        print("images:", program.one_line(data), flush=True)  # a folder takes its time, a download, too
+        images = program.load_data(data)
+        [program.check_sizes(cfg, images) for cfg in runs if cfg.data == data]
+except Exception as error: sys.exit("run_grid: " + " ".join(str(error).split()))' # bad input, or a Python without torch
 if [[ -z $list || ${#flags[@]} -gt 0 ]]; then # judged by the program itself, before anything runs
     command -v "$PYTHON" >/dev/null || stop "no '$PYTHON' here; name one that has torch in PYTHON="
     printf '%s\n' "${lines[@]}" | PYTHONPATH=$here:$PYTHONPATH "$PYTHON" -c "$check" ${list:-run} || exit 2
@@ -207,6 +206,7 @@ cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) # nproc: those that this
 GPUS=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null)}
 [[ " ${flags[*]} " != *" --device "* ]] || GPUS=; export GPUS && export -f run_one ready
 [[ -z $missing ]] || stop "$target starts from $missing, which is not there or not finished: bash run_grid.sh pretrain"
+mkdir -p -- "$OUT" 2>/dev/null && [[ -w $OUT ]] || stop "OUT='$OUT': cannot make this folder, or not write to it"
 todo=("${first[@]}" "${second[@]}")
 echo "$target: ${#lines[@]} runs, $((${#todo[@]} / 3)) of them to do, $JOBS at a time; log.txt in each folder has more"
 for i in "HUP 129" "INT 130" "PIPE 141" "TERM 143"; do trap "pass_on ${i#* }" "${i% *}"; done

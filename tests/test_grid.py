@@ -7,6 +7,7 @@ file or an exit, LIMIT is what only a hang reaches, and whatever a test started 
 import functools
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -595,6 +596,9 @@ def test_bad_input_is_one_line_and_exit_code_2(grid):
         ("fig7", {}, "no target 'fig7'"),
         ("", {"JOBS": "0"}, "JOBS"),
         ("", {"SEEDS": "1,2"}, "SEEDS"),
+        ("", {"SEEDS": "0 1 0"}, "SEEDS='0 1 0': a seed twice"),
+        ("", {"OUT": "start"}, "OUT='start'"),
+        ("", {"OUT": "start/below"}, "OUT='start/below'"),
         ("--out here", {}, "OUT="),
         ("--seed 3", {}, "SEEDS="),
         ("", {"SLURM_ARRAY_TASK_ID": "16"}, "lines 0 to 15"),
@@ -606,10 +610,26 @@ def test_bad_input_is_one_line_and_exit_code_2(grid):
     assert not (grid.folder / "runs").exists()
 
 
-def test_missing_images_are_named_once_before_anything_runs(grid):
-    code, out, err = grid("fig1 --data elsewhere", PYTHON=sys.executable, JOBS="4")
-    assert (code, out) == (2, "") and err.count("\n") == 1
-    assert err.startswith("run_grid: --data: there is no folder elsewhere/train ")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written_to_is_refused(grid):
+    (grid.folder / "locked").mkdir(mode=0o555)
+    for out in ("locked", "locked/below"):
+        code, text, err = grid("fig1", OUT=out)
+        assert (code, text) == (2, "") and err.startswith(f"run_grid: OUT='{out}'") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("fault, words", [
+    (lambda root: shutil.rmtree(root / "train"), "--data: there is no folder images/train "),
+    (lambda root: (root / "test/bee/1.png").write_text("no"), "--data: cannot use the image images/test/bee/1.png"),
+    (lambda root: (root / "train/dog").mkdir(), "--data: there is no image in images/train/dog"),
+    (lambda root: None, "--batch-size 512: there are only 24 images"),
+])  # fmt: skip
+def test_what_is_wrong_with_the_images_is_said_once_before_anything_runs(grid, pictures, fault, words):
+    shutil.copytree(pictures, grid.folder / "images")
+    fault(grid.folder / "images")
+    code, out, err = grid("fig1 --data images", PYTHON=sys.executable, JOBS="4")
+    assert (code, out) == (2, "images: images\n")
+    assert err.startswith(f"run_grid: {words}") and err.count("\n") == 1
     assert not (grid.folder / "runs").exists()
 
 
@@ -617,7 +637,7 @@ def test_missing_images_are_named_once_before_anything_runs(grid):
 def test_cifar_10_that_cannot_be_downloaded_is_named_once_before_anything_runs(grid):
     (grid.folder / "data").write_text("no folder")
     code, out, err = grid("fig1", PYTHON=sys.executable, JOBS="4")
-    assert (code, out) == (2, "") and err.count("\n") == 1
+    assert (code, out) == (2, "images: cifar10\n") and err.count("\n") == 1
     assert err.startswith("run_grid: cannot get CIFAR-10 into data/")
     assert not (grid.folder / "runs").exists()
 
