@@ -35,12 +35,13 @@ def made_up(seed, column, step):
     return {"knn": 0.2 + 0.2 * x, "center": 0.5 + 0.3 * x}.get(column, 3 * x)
 
 
-def make_run(folder, line, data="gratings", steps=(0, 5, 10), collapsed="no", start="untrained"):
+def make_run(folder, line, data="gratings", steps=(0, 5, 10), collapsed="no", start="untrained", tests=None):
     """A run folder with the program's own config.json and made-up tables; returns {column: its values}."""
     cfg = simsiam_sghmc.parse([*shlex.split(line), "--data", data])
     start = torch.full((1,), float(len(start)))
     chain = SimpleNamespace(data=SimpleNamespace(source=data if data == "gratings" else "images 0123"), start=start)
     config = {"identity": simsiam_sghmc.identity(cfg, chain), "settings": asdict(cfg)}
+    config |= {"test images per class": tests} if tests else {}  # older runs have no such line
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config))
     number = sum(map(ord, str(folder.name) + folder.parent.name))
@@ -147,9 +148,27 @@ def test_the_chance_and_the_number_of_test_images_are_those_of_the_data(tmp_path
     make_run(tmp_path / "fig1" / "a", "--no-sg", data=str(tmp_path / "pictures"))
     make_run(tmp_path / "fig1" / "b", "--no-sg --knn-test 7", data=str(tmp_path / "gone"))
     make_run(tmp_path / "fig1" / "c", "--no-sg")
+    make_run(tmp_path / "fig1" / "d", "--no-sg", data=str(tmp_path / "gone"), tests=[1, 2, 5])
+    make_run(tmp_path / "fig1" / "e", "--no-sg --knn-test 3", data=str(tmp_path / "pictures"), tests=[1, 1, 2])
     known = {run.path.name: (run.tests, run.chance, run.data) for run in figures.find([tmp_path])[0]}
     assert known.pop("c") == (2000, 0.1, "gratings")
-    assert known == {"a": (10, 0.6, "images of pictures"), "b": (7, None, "images of gone")}
+    assert known == {"a": (10, 0.6, "images of pictures"), "b": (7, None, "images of gone"),
+                     "d": (8, 5 / 8, "images of gone"), "e": (3, 1 / 2, "images of pictures")}  # fmt: skip
+
+
+def test_a_list_of_test_images_that_is_none_is_named(tmp_path, capsys):
+    for i, tests in enumerate((7, ["many"], {"ant": None})):
+        make_run(tmp_path / str(i), "--no-sg", tests=tests)
+        assert "config.json is not of a run" in refused([tmp_path / str(i)], capsys)
+
+
+@drawing
+def test_a_chance_that_one_run_knows_is_that_of_all_runs_on_the_same_images(tmp_path):
+    make_run(tmp_path / "fig1" / "old", "--no-sg --eps 0.1", data=str(tmp_path / "gone"))
+    make_run(tmp_path / "fig1" / "new", "--no-sg --eps 0.01", data=str(tmp_path / "gone"), tests=[1, 3])
+    assert lines(drawn(tmp_path)["fig1"].axes[0])["chance"][1] == [0.75, 0.75]
+    make_run(tmp_path / "fig1" / "other", "--no-sg --eps 0.001", data=str(tmp_path / "gone"), tests=[2, 3])
+    assert "chance" not in lines(drawn(tmp_path)["fig1"].axes[0])  # they cannot both be right
 
 
 def test_config_json_of_the_program_before_is_read(tmp_path):
@@ -406,6 +425,62 @@ def test_one_run_is_drawn_with_the_untrained_level_chance_and_threshold_beside_i
         table["knn"], table["center"], table["energy"])  # fmt: skip
     assert (knn["untrained"][1][0], center["untrained"][1][0]) == (table["knn"][0], table["center"][0])
     assert knn["chance"][1][0] == 0.1 and center["threshold 0.99"][1][0] == 0.99 and energy.keys() == {"this run"}
+
+
+def compared(tmp_path, monkeypatch, **runs):
+    """The one picture that the program makes of run folders given by their names."""
+    seen, pictures = {}, figures.pictures
+
+    def keep(*given):
+        seen.update(pictures(*given))
+        return seen.items()
+
+    monkeypatch.setattr(figures, "pictures", keep)
+    for name, line in runs.items():
+        if not (tmp_path / name).exists():
+            make_run(tmp_path / name, line, start=line)
+    assert figures.main([*(str(tmp_path / name) for name in runs), "--out", str(tmp_path / "out")]) == 0
+    assert seen.keys() == {"run"} and (tmp_path / "out/run.png").exists()
+    return seen["run"]
+
+
+@drawing
+@pytest.mark.parametrize("first, second, labels", [
+    ("--no-sg --eps 0.1", "--no-sg --eps 0.01", ["eps 0.1", "eps 0.01"]),
+    ("--sg --L 1", "--no-sg --L 1 --prior-std 2", ["sg, no prior std", "no sg, prior std 2.0"]),
+    ("--no-sg --eps 0.1 --seed 3", "--no-sg --eps 0.1", ["seed 3", "seed 0"]),
+    ("--method sgd --sg --lr 0.1", "--no-sg --mass 4", ["method sgd, sg", "method sghmc, no sg"]),
+    ("--method sgd --sg --similarity l2", "--method sgd --sg", ["similarity l2", "similarity abscos"]),
+    ("--no-sg", "--no-sg --samples 3", ["this run"] * 2),  # longer: the same chain
+])  # fmt: skip
+def test_runs_given_by_their_names_are_lines_of_one_picture_told_apart_by_their_settings(
+    tmp_path, monkeypatch, first, second, labels
+):
+    picture = compared(tmp_path, monkeypatch, a=first, b=second)
+    assert picture.axes[2].get_ylabel() == ("loss" if "l2" in first else "energy U")
+    assert picture.get_suptitle().startswith("a, b: none of 2 runs collapses\n")
+    for axes in picture.axes:
+        assert lines(axes).keys() - figures.REFERENCES.keys() == set(labels)
+        x = "updates" if "l2" in first else "samples or updates" if "lr" in first else "samples"
+        assert axes.get_xlabel() == x
+
+
+@drawing
+def test_runs_from_different_starts_are_told_apart(tmp_path, monkeypatch):
+    picture = compared(tmp_path, monkeypatch, a="--no-sg", b=f"--no-sg {STARTED}", c=f"--no-sg {STARTED} --samples 2")
+    names = lines(picture.axes[0]).keys() - figures.REFERENCES.keys()
+    assert len(names) == 3 and "no init" in names and all(name.startswith(("no init", "init ")) for name in names)
+
+
+@drawing
+def test_named_runs_of_one_figure_stay_in_its_picture_and_a_stranger_makes_them_a_comparison(tmp_path, monkeypatch):
+    paths = {f"fig1/L{L}": f"--no-sg --L {L}" for L in (1, 3)}
+    for path, line in paths.items():
+        make_run(tmp_path / path, line)
+    assert figures.main([str(tmp_path / path) for path in paths]) == 0
+    assert sorted(p.name for p in tmp_path.rglob("*.png")) == ["fig1.png", "fig3.png"]
+    picture = compared(tmp_path, monkeypatch, stranger="--no-sg --L 2", **paths)
+    assert lines(picture.axes[0]).keys() - figures.REFERENCES.keys() == {"L 1", "L 2", "L 3"}
 
 
 @drawing

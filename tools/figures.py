@@ -1,6 +1,7 @@
 """Draw one run, or the figures of "Posterior Sampling on SimSiam", the controls and the argument, from run folders.
 
     python tools/figures.py RUN                    one run: k-NN, centre ratio and energy, into RUN/run.png
+    python tools/figures.py RUN RUN...             several in one picture beside the first, if one is of no figure
     python tools/figures.py RUNS... [--out DIR]    the figures of all runs below these folders, into RUNS/figures
 
 A run below RUNS belongs to the figure whose name its path holds (runs/fig1/L3_eps1e-3_seed0) if its config.json says
@@ -31,7 +32,10 @@ THRESHOLD = 0.99  # centre ratio above which the program calls a network collaps
 NOISE = "noise alone, in the same colour"
 REFERENCES = {"untrained": (0, (7, 3)), "chance": (0, (1, 2)), f"threshold {THRESHOLD}": (0, (4, 1, 1, 1))}
 Y_NAMES = {"knn": "k-NN accuracy", "center": "centre ratio", "mi": "information", "entropy_z": "H(z)"}
-LOSSES = {("abscos",): "energy U", ("cos",): "1 + cosine loss", ("l2",): "L2 loss"}
+LOSSES = {"abscos": "energy U", "cos": "1 + cosine loss", "l2": "L2 loss", "abscos+cos": "U or 1 + cosine loss"}
+UNITS = {"sgd": "updates", "sgd+sghmc": "samples or updates"}
+FOREIGN = {"sgd": "eps L alpha mass velocity_std batch_per energy_scale prior_std"}  # settings of the other method
+FOREIGN["sghmc"] = "lr momentum weight_decay epochs warmup_epochs cosine predictor_steps predictor_lr_mult"
 
 # Okabe and Ito's colours, told apart with any colour vision; markers repeat them for print
 COLORS, MARKERS = "#0072B2 #D55E00 #009E73 #CC79A7 #56B4E9 #E69F00 #000000 #7F7F7F".split(), "os^DvPX*"
@@ -78,14 +82,16 @@ def read_run(folder):
     try:
         config = json.loads((folder / "config.json").read_text())
         chain, settings = dict(config["identity"]), dict(config["settings"])
+        chain = {name: value for name, value in chain.items() if name not in FOREIGN[chain["method"]].split()}
         if chain["method"] == "sghmc" and chain["velocity_std"] is None:
             chain["velocity_std"] = chain["mass"] ** 0.5  # the default
         scale = (str(chain["data"]), *(settings[name] for name in KNN), settings.get("knn_t", 0.1))
         kind, images = scale[0].split()[0], Path(settings["data"])
+        counts = [int(n) for n in config.get("test images per class", ())]  # older runs do not say
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise BadInput(f"{folder / 'config.json'} is not of a run ({problem})") from None
-    counts = {"cifar10": [1000] * 10, "gratings": [200] * 10}.get(kind, [])  # test images of each class
+    counts = counts or {"cifar10": [1000] * 10, "gratings": [200] * 10}.get(kind, [])
     if not counts and (images / "test").is_dir():
         counts = [sum(1 for _ in c.iterdir()) for c in (images / "test").iterdir() if c.is_dir()]
     return Run(
@@ -149,14 +155,16 @@ LABELS = {  # of a line, from what its chain is a function of
 
 
 def labelled(runs, label, shown):
-    """{path: label}; what runs of one label differ in (but for seed, start and the panels' setting shown) is added."""
+    """{path: label, and what runs of one label differ in} apart from `shown` and, beside a label, seed and start."""
     names = {}
     for run in runs:
         name, panel = label(run.chain), run.chain.get(shown)
         group = [r.chain for r in runs if (label(r.chain), r.chain.get(shown)) == (name, panel)]
-        keys = set.intersection(*map(set, group)) - {"seed", "init"}  # older runs have fewer
-        keys = [k for k in run.chain if k in keys and len({str(chain[k]) for chain in group}) > 1]
-        names[run.path] = name + "".join(f", {k.replace('_', ' ')} {run.chain[k]}" for k in keys)
+        keys = [k for k in run.chain if len({str(c[k]) for c in group if k in c}) > 1]  # older runs have fewer
+        keys = [k for k in keys if k not in ("seed", "init") or not name]
+        more = [f"no {k}" if v in ("None", "False") else k if v == "True" else f"{k} {v}"
+                for k, v in ((k.replace("_", " "), str(run.chain[k])) for k in keys)]  # fmt: skip
+        names[run.path] = ", ".join([name] * bool(name) + more) or "this run"
     return names
 
 
@@ -253,7 +261,7 @@ def draw_lines(axes, panel, names, styles):
 def draw_references(axes, panel, fresh):
     """Thin lines: the untrained level (row 0 of the runs without --init), chance, and the threshold of collapse."""
     start = [run.metrics[panel.y][0] for run in fresh if len(run.metrics["step"]) and run.metrics["step"][0] == 0]
-    chances = {run.chance for run in [*panel.runs, *panel.walks]}
+    chances = {run.chance for run in [*panel.runs, *panel.walks, *fresh]} - {None}  # all are of the same images
     chance = chances.pop() if panel.y == "knn" and len(chances) == 1 else None
     levels = np.mean(start) if start else None, chance, THRESHOLD if panel.y == "center" else None
     for level, (name, dashes) in zip(levels, REFERENCES.items(), strict=True):
@@ -307,15 +315,15 @@ def draw_figure(rows, names, fresh, title):
         draw_lines(axes, panel, names, styles)
         draw_references(axes, panel, fresh)
         axes.grid(linewidth=0.3, color="0.85")
-        methods, losses = ({run.chain[key] for run in panel.runs} for key in ("method", "similarity"))
-        y = LOSSES.get(tuple(losses), "U or 1 + cosine loss") if panel.y == "energy" else Y_NAMES.get(panel.y, panel.y)
-        dress(axes, panel.title, "updates" if methods == {"sgd"} else "samples", y)
+        methods, losses = ("+".join(sorted({r.chain[key] for r in panel.runs})) for key in ("method", "similarity"))
+        y = LOSSES.get(losses, "loss") if panel.y == "energy" else Y_NAMES.get(panel.y, panel.y)
+        dress(axes, panel.title, UNITS.get(methods, "samples"), y)
     stretch(figure.axes)
     handles = {k: v for a in figure.axes for v, k in zip(*a.get_legend_handles_labels(), strict=True)}
     shown = [name for name in [*order, NOISE, *REFERENCES] if name in handles]
-    columns = min(len(shown), int(figure.get_figwidth() / (0.7 + 0.063 * max(map(len, shown), default=0))))
+    columns = min(len(shown), int(figure.get_figwidth() / (0.7 + 0.063 * max(map(len, shown), default=0)))) or 1
     handles = [handles[name] for name in shown]
-    figure.legend(handles, shown, loc="outside lower center", ncols=max(1, columns), fontsize=8, frameon=False)
+    figure.legend(handles, shown, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
     return figure
 
 
@@ -388,7 +396,7 @@ STEPS = {1e-3: "(a) eps 1e-3", 1e-2: "(b) eps 1e-2"}
 METHODS, LOSS = {"sgd": "(a) SGD", "sghmc": "(b) SGHMC"}, {"abscos": "|cos|", "cos": "cosine", "l2": "L2"}
 STEP, PARTS = LABELS["step"], ["energy", "entropy_z", "entropy", "mi", "center"]
 FIGURES = {
-    "run": Figure("", ["itself"], lambda _: "this run", ALL),
+    "run": Figure("", ["itself"], lambda _: "", ALL),
     "fig1": Figure("Figure 1: SGHMC without stop-gradient", ["fig1"], STEP, ["knn"], "L", LEAPFROGS, ("null", "walk"),
                    EPS[:4], 50_000),
     "fig2": Figure("Figure 2: from a pretrained SimSiam, without stop-gradient", ["fig2a", "fig2b"], STEP, BOTH,
@@ -433,7 +441,7 @@ def pictures(runs, tables):
         for i, scale in enumerate(sorted({run.scale for run in mine}, key=str)):
             part, near = ([run for run in group if run.scale == scale] for group in (mine, runs))
             walks, fresh = [r for r in near if r.target in figure.walks], [r for r in near if r.chain["init"] is None]
-            title = f"{figure.title or part[0].path.absolute().name}: {verdict(part)}"
+            title = f"{figure.title or ', '.join(run.path.absolute().name for run in part)}: {verdict(part)}"
             if rows := panels_of(figure, part, walks, table):
                 names = labelled(part, figure.label, figure.by)
                 yield name + f"_{i + 1}" * (i > 0), draw_figure(rows, names, fresh, f"{title}\n{conditions(part)}")
@@ -473,14 +481,15 @@ def main(argv=None):
         import matplotlib  # noqa: F401
 
         runs, tables = find(given.runs)
-        if single := len(runs) == 1 and runs[0].path in given.runs:
-            runs = [runs[0]._replace(target="itself")]
+        named = all(run.path in given.runs for run in runs) and (len(runs) == 1 or None in {r.target for r in runs})
+        runs = [run._replace(target="itself") for run in runs] if named else runs
         if others := [run for run in runs if not belongs(run)]:
             print(f"left out: {len(others)} that are no run of the figure of their folder, such as {others[0].path}")
         drawn = list(pictures(runs, tables))
         if not drawn:
             raise BadInput(f"nothing to draw in {', '.join(map(str, given.runs))}")
-        out = given.out or given.runs[0] / ("" if single else "figures")
+        first = given.runs[0]
+        out = given.out or (first / "figures" if not named else first if len(runs) == 1 else first.parent)
         out.mkdir(parents=True, exist_ok=True)
         for name, picture in drawn:
             picture.savefig(out / f"{name}.png", dpi=150)
