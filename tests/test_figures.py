@@ -313,7 +313,7 @@ def test_figure_1_has_the_papers_four_panels_with_chains_walks_and_what_the_dive
     for axes, letter, L, bound in zip(picture.axes, "abcd", (1, 2, 3, 5), (0.12, None, 0.08, None), strict=True):
         assert axes.get_title().startswith(f"({letter}) L {L}: k-NN accuracy ends at")
         seen = lines(axes)
-        assert seen.keys() == {"eps 1e-1", "eps 1e-3", figures.NOISE, "untrained", "chance"}
+        assert seen.keys() == {"eps 1e-1", "eps 1e-3", figures.NOISE, "noise alone, eps 1e-2", "untrained", "chance"}
         for eps in (1e-1, 1e-3):
             x, y = seen[f"eps {figures.short(eps)}"]
             assert x == [0, 5, 10] and y == pytest.approx(runs[L, eps]["knn"])
@@ -333,6 +333,20 @@ def test_figure_1_has_the_papers_four_panels_with_chains_walks_and_what_the_dive
     assert len({axes.get_ylim() for axes in picture.axes}) == 1
     assert picture.axes[0].yaxis.get_major_formatter()(0.335, 0) == "33.5 %"
     assert picture.axes[0].xaxis.get_major_formatter()(50_000, 0) == "50,000"
+
+
+@drawing
+def test_noise_alone_at_a_step_without_chains_is_named_in_the_legend(tmp_path):
+    make_run(tmp_path / "fig2b/a", "--no-sg --eps 1e-3 --init x.pt")
+    make_run(tmp_path / "walk/a", "--no-sg --eps 1 --energy-scale 0 --init x.pt", steps=(0, 1, 2))
+    picture = drawn(tmp_path)["fig2"]
+    named = {"noise alone, eps 1e-1", "noise alone, eps 1e-2"}  # 100 and 200, 10,000 samples
+    assert lines(picture.axes[0]).keys() - figures.REFERENCES.keys() == named | {"eps 1e-3"}
+    texts, handles = picture.legends[0].get_texts(), picture.legends[0].get_lines()
+    legend = {text.get_text(): handle for text, handle in zip(texts, handles, strict=True)}
+    assert {line.get_color() for line in picture.axes[0].lines if line.get_label() in named} == {
+        legend[name].get_color() for name in named}  # fmt: skip
+    assert len({legend[name].get_color() for name in [*named, "eps 1e-3"]}) == 3 and figures.NOISE not in legend
 
 
 STARTED = "--init pretrained.pt"

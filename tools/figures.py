@@ -242,8 +242,9 @@ def draw_lines(axes, panel, names, styles):
     for eps in panel.figure.eps:
         x, y = walk_curve(panel.walks, eps, panel.L, panel.figure.length, panel.y)
         if len(x) > 1:
-            color, bound = styles[LABELS["step"]({"eps": eps})]["color"], panel.bounds.get(eps, 1)
-            axes.plot(x, y, ":", color=color, linewidth=1.2, label=NOISE, zorder=1.8)
+            name, bound = LABELS["step"]({"eps": eps}), panel.bounds.get(eps, 1)
+            color, label = styles[name]["color"], NOISE if name in names.values() else f"noise alone, {name}"
+            axes.plot(x, y, ":", color=color, linewidth=1.2, label=label, zorder=1.8)
             if bound <= 0.1:
                 axes.fill_between(x, np.maximum(y - bound, 0), y + bound, color=color, alpha=0.1, linewidth=0)
     for name in dict.fromkeys(names[run.path] for run in panel.runs):
@@ -320,7 +321,7 @@ def draw_figure(rows, names, fresh, title):
         dress(axes, panel.title, UNITS.get(methods, "samples"), y)
     stretch(figure.axes)
     handles = {k: v for a in figure.axes for v, k in zip(*a.get_legend_handles_labels(), strict=True)}
-    shown = [name for name in [*order, NOISE, *REFERENCES] if name in handles]
+    shown = [name for name in [*order, *sorted({*handles} - {*order, *REFERENCES}), *REFERENCES] if name in handles]
     columns = min(len(shown), int(figure.get_figwidth() / (0.7 + 0.063 * max(map(len, shown), default=0)))) or 1
     handles = [handles[name] for name in shown]
     figure.legend(handles, shown, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
