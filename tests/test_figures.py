@@ -667,6 +667,29 @@ def test_runs_with_other_k_nn_settings_get_a_picture_of_their_own_and_no_picture
 
 
 @drawing
+def test_figure_5_has_a_picture_for_each_schedule_and_says_which(tmp_path):
+    lengths = {"a": "--lr 0.01", "b": "--lr 0.03 --epochs 20", "c": "--lr 0.03 --epochs 20 --no-cosine"}
+    for name, line in lengths.items():
+        make_run(tmp_path / "fig5" / name, f"--method sgd --sg {line}")
+    pictures = drawn(tmp_path)
+    wanted = {"fig5": ({"energy, all tricks"}, ", lr 0.01, epochs 800"),
+              "fig5_2": ({"energy, all tricks", "energy, no cosine decay"}, ", lr 0.03, epochs 20")}  # fmt: skip
+    assert pictures.keys() == wanted.keys()
+    for name, (labels, end) in wanted.items():
+        assert lines(pictures[name].axes[0]).keys() - figures.REFERENCES.keys() == labels
+        assert pictures[name].get_suptitle().replace("\n", " ").endswith(end)
+
+
+@drawing
+def test_no_two_of_many_lines_look_alike(tmp_path, monkeypatch):
+    runs = {f"run{seed}": f"--no-sg --seed {seed}" for seed in range(20)}
+    picture = compared(tmp_path, monkeypatch, **runs)
+    drawn = [line for line in picture.axes[0].lines if line.get_label().startswith("seed")]
+    looks = {(line.get_color(), line.get_marker()) for line in drawn}
+    assert len(looks) == 20
+
+
+@drawing
 def test_unfinished_runs_are_drawn_as_far_as_they_are(tmp_path):
     begun, torn, empty, bare = (tmp_path / "fig1" / name for name in ("begun", "torn", "empty", "bare"))
     make_run(begun, "--no-sg --eps 0.1", steps=(0,))

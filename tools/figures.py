@@ -5,10 +5,11 @@
     python tools/figures.py RUNS... [--out DIR]    the figures of all runs below these folders, into RUNS/figures
 
 A run below RUNS belongs to the figure whose name its path holds (runs/fig1/L3_eps1e-3_seed0) if its config.json says
-the same. Other data or k-NN settings get a picture of their own: fig1_2.png. prior.csv and divergence.csv, where RUNS
-hold them, give headline.png and bands in fig1.png. A line is the mean over the seeds of one setting, its shade their
-lowest to highest (of a long chain's U: in each stretch; one seed's k-NN has bars of one standard error). Dotted: the
-same noise without energy, and the band in which the chains' mean k-NN must lie, where that is +- 10 points or less.
+the same. Other data, k-NN settings or, in fig5, schedules get a picture of their own: fig1_2.png. prior.csv and
+divergence.csv, where RUNS hold them, give headline.png and bands in fig1.png. A line is the mean over the seeds of one
+setting, its shade their lowest to highest (of a long chain's U: in each stretch; one seed's k-NN: bars of one standard
+error). Dotted: the same noise without energy, and the band in which the chains' mean k-NN must lie, where that is +- 10
+points or less.
 """
 
 import argparse
@@ -44,8 +45,10 @@ COLORS, MARKERS = "#0072B2 #D55E00 #009E73 #CC79A7 #56B4E9 #E69F00 #000000 #7F7F
 # metrics and energies its tables, {column: (rows,)}
 Run = namedtuple("Run", "path target chain scale data tests chance metrics energies")
 # What a picture shows: `columns` in a row each (in one row where none has several panels), panels by the setting `by`,
-# whose values have `names` (of the columns, without it), and targets drawn as noise alone: at each of eps, over length
-Figure = namedtuple("Figure", "title targets label columns by names walks eps length", defaults=(None, {}, (), (), 0))
+# whose values have `names` (of the columns, without it), targets drawn as noise alone, at each of eps, over length, and
+# settings `apart`, whose values have a picture each
+FIELDS = "title targets label columns by names walks eps length apart"
+Figure = namedtuple("Figure", FIELDS, defaults=(None, {}, (), (), 0, ()))
 # L: of the walks drawn; bounds: by how much the mean of anything in [0, 1] can differ from the walk's, at each eps
 Panel = namedtuple("Panel", "title runs y walks figure L bounds")
 
@@ -91,9 +94,8 @@ def read_run(folder):
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise BadInput(f"{folder / 'config.json'} is not of a run ({problem})") from None
-    counts = counts or {"cifar10": [1000] * 10, "gratings": [200] * 10}.get(kind, [])
-    if not counts and (images / "test").is_dir():
-        counts = [sum(1 for _ in c.iterdir()) for c in (images / "test").iterdir() if c.is_dir()]
+    counts = counts or {"cifar10": [1000] * 10, "gratings": [200] * 10}.get(kind)
+    counts = counts or [sum(1 for _ in c.iterdir()) for c in (images / "test").glob("*") if c.is_dir()]
     return Run(
         folder, next((part for part in folder.absolute().parts[-2::-1] if part in EXPECTED), None), chain, scale,
         {"cifar10": "CIFAR-10", "gratings": "gratings"}.get(kind, f"images of {images.name}"),
@@ -310,7 +312,7 @@ def draw_figure(rows, names, fresh, title):
     """The picture with these rows of Panels, one legend for all below them."""
     walks = {LABELS["step"]({"eps": e}) for row in rows for panel in row for e in panel.figure.eps if panel.walks}
     order = sorted(set(names.values()) | walks)
-    styles = {name: {"color": COLORS[i % 8], "marker": MARKERS[i % 8]} for i, name in enumerate(order)}
+    styles = {name: {"color": COLORS[i % 8], "marker": MARKERS[(i + i // 8) % 8]} for i, name in enumerate(order)}
     figure, panels = canvas(rows, title)
     for axes, panel in panels:
         draw_lines(axes, panel, names, styles)
@@ -405,7 +407,7 @@ FIGURES = {
     "fig3": Figure("Figure 3: energy of the chains of Figure 1", ["fig1"], STEP, ["energy"], "L", LEAPFROGS),
     "fig4": Figure("Figure 4: friction and deviation of velocities", ["fig4"], LABELS["fig4"], BOTH, "eps", STEPS),
     "fig5": Figure("Figure 5: SGD on the energy and on the cosine loss", ["fig5"], LABELS["fig5"], ALL, None,
-                   {"knn": "(a)", "energy": "(b)"}),
+                   {"knn": "(a)", "energy": "(b)"}, apart=("lr", "epochs")),
     "pretrain": Figure("The SimSiam that Figure 2 starts from", ["pretrain"], LABELS["fig5"], ALL),
     "controls": Figure("Controls at L 3, eps 1e-3", ["controls"], LABELS["controls"], BOTH),
     "note": Figure("The Note: a loss and its parts", ["note"], LABELS["note"], PARTS, "similarity", LOSS),
@@ -438,14 +440,17 @@ def pictures(runs, tables):
     """Yields (name, picture) for everything that these runs and tables allow."""
     runs, table = [run for run in runs if belongs(run) and len(run.metrics["step"])], tables.get("divergence", {})
     for name, figure in FIGURES.items():
-        mine = [run for run in runs if run.target in figure.targets]
-        for i, scale in enumerate(sorted({run.scale for run in mine}, key=str)):
-            part, near = ([run for run in group if run.scale == scale] for group in (mine, runs))
+        groups = {}
+        for run in (run for run in runs if run.target in figure.targets):
+            groups.setdefault(str((run.scale, *map(run.chain.get, figure.apart))), []).append(run)
+        for i, (_, part) in enumerate(sorted(groups.items())):
+            near = [run for run in runs if run.scale == part[0].scale]
             walks, fresh = [r for r in near if r.target in figure.walks], [r for r in near if r.chain["init"] is None]
             title = f"{figure.title or ', '.join(run.path.absolute().name for run in part)}: {verdict(part)}"
+            title += f"\n{conditions(part)}" + "".join(f", {key} {part[0].chain.get(key)}" for key in figure.apart)
             if rows := panels_of(figure, part, walks, table):
-                names = labelled(part, figure.label, figure.by)
-                yield name + f"_{i + 1}" * (i > 0), draw_figure(rows, names, fresh, f"{title}\n{conditions(part)}")
+                picture = draw_figure(rows, labelled(part, figure.label, figure.by), fresh, title)
+                yield name + f"_{i + 1}" * (i > 0), picture
     yield from argument([run for run in runs if run.target == "scale"], tables)
 
 
