@@ -54,3 +54,18 @@ def test_bad_input_is_one_line(tmp_path, capsys):
     assert overflow.main([]) == 2
     err = capsys.readouterr().err.splitlines()
     assert len(err) == 2 and all(line.startswith("overflow: ") for line in err) and not (tmp_path / "x").exists()
+
+
+def test_what_cannot_be_used_is_said_before_the_first_walk(pictures, tmp_path, monkeypatch, capsys):
+    walks = []
+    monkeypatch.setattr(overflow, "place", lambda *walk: walks.append(walk) or (0.0, 0.0))
+    (tmp_path / "file").touch()
+    for line, words in (
+        (["--out", str(tmp_path / "file")], "file"),
+        (["--out", str(tmp_path / "x"), "--seeds", "0"], "--seeds 0"),
+        (["--out", str(tmp_path / "x"), "--seeds", "-1"], "--seeds -1"),
+    ):
+        assert overflow.main(["--data", str(pictures), *line]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith("overflow: ") and err.count("\n") == 1 and words in err
+    assert walks == [] and not (tmp_path / "x").exists()

@@ -53,13 +53,15 @@ def main(argv=None):
         parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of overflow.csv")
         parser.add_argument("--seeds", type=int, default=3, metavar="N", help="walks [3]")
         args = parser.parse_args(argv)
+        if args.seeds < 1:
+            raise S.BadInput(f"--seeds {args.seeds}: give a whole number >= 1")
         data, lines = S.load_data(args.data), ["seed,distance,not_finite,knn\n"]
+        args.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
         for seed in range(args.seeds):
             for distance in DISTANCES:
                 lost, knn = place(data, seed, distance)
                 print(f"seed {seed}, distance {distance:g}: {lost:.1%} not finite, k-NN {knn:.1%}", flush=True)
                 lines.append(f"{seed},{distance:g},{lost:.6g},{knn:.6g}\n")
-        args.out.mkdir(parents=True, exist_ok=True)
         S.write_whole(args.out / "overflow.csv", "".join(lines).encode())
         return 0
     except (S.BadInput, OSError) as error:
