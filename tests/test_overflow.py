@@ -49,9 +49,18 @@ def test_the_table_has_a_row_per_walk_and_distance(pictures, tmp_path, monkeypat
     assert all(float(r["knn"]) == float(r["distance"]) / 10 for r in rows)
 
 
+def test_the_command_of_the_readme_writes_below_runs(pictures, tmp_path, monkeypatch):
+    data = s.load_data(str(pictures))
+    monkeypatch.setattr(s, "load_data", lambda name: data if name == "cifar10" else None)
+    monkeypatch.setattr(overflow, "place", lambda *walk: (0.0, 0.0))
+    monkeypatch.chdir(tmp_path)
+    assert overflow.main([]) == 0
+    assert len((tmp_path / "runs/evidence/overflow.csv").read_text().splitlines()) == 1 + 3 * len(overflow.DISTANCES)
+
+
 def test_bad_input_is_one_line(tmp_path, capsys):
     assert overflow.main(["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "x")]) == 2
-    assert overflow.main([]) == 2
+    assert overflow.main(["--sedes", "3"]) == 2
     err = capsys.readouterr().err.splitlines()
     assert len(err) == 2 and all(line.startswith("overflow: ") for line in err) and not (tmp_path / "x").exists()
 

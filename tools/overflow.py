@@ -1,6 +1,6 @@
 """Would half precision end a chain? Features along the random walk when float16 holds what the layers give.
 
-    python tools/overflow.py --data FOLDER --out results/evidence        writes overflow.csv, a row per place
+    python tools/overflow.py [--data FOLDER] [--out DIR]        writes DIR/overflow.csv, a row per place
 
 The walk is W_0 + distance xi, xi ~ N(0, I), W_0 PyTorch's initialisation. The output of each convolution and linear
 layer is rounded to float16, in which a number beyond 65,504 is infinite; BatchNorm's statistics are estimated from
@@ -50,7 +50,7 @@ def main(argv=None):
     try:
         parser = S.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
         parser.add_argument("--data", default="cifar10", metavar="NAME", help="as for simsiam_sghmc.py [cifar10]")
-        parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of overflow.csv")
+        parser.add_argument("--out", type=Path, default=Path("runs/evidence"), metavar="DIR", help="[runs/evidence]")
         parser.add_argument("--seeds", type=int, default=3, metavar="N", help="walks [3]")
         args = parser.parse_args(argv)
         if args.seeds < 1:
