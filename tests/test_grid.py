@@ -662,6 +662,16 @@ def test_a_python_without_torch_is_one_line(grid):
     assert (code, out, err) == (2, "", "run_grid: No module named 'torch'\n")
 
 
+def test_ctrl_c_while_settings_and_images_are_checked_ends_without_a_traceback(grid):
+    (grid.folder / "hides").mkdir()
+    (grid.folder / "hides" / "torch.py").write_text(f"import time\nopen('here', 'w')\ntime.sleep({2 * LIMIT})")
+    process = grid.start(PYTHON=sys.executable, PYTHONPATH="hides")
+    grid.until(lambda: (grid.folder / "here").exists())
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=LIMIT)
+    assert (process.returncode, out, err) == (-signal.SIGINT, "", "") and not (grid.folder / "runs").exists()
+
+
 @pytest.mark.long
 def test_a_missing_image_folder_may_be_listed(grid):
     assert len(grid.list("fig1 --data elsewhere", PYTHON=sys.executable)) == 16
