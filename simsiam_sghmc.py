@@ -30,7 +30,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 import warnings
 from collections import OrderedDict, namedtuple
@@ -88,17 +87,6 @@ def energy(p1, z1, p2, z2, stop_grad, similarity="abscos"):
 # ---------------------------------------------------------------------------------------------- sampler (Algorithm 1)
 
 
-def checked_rows(z, w, L):
-    """The rows of z one by one; ValueError unless there are 2L+1 of w's shape, or 2L: the last one is never used."""
-    count, wanted = 0, f"give 2L+1 = {2 * L + 1} rows of w's shape {tuple(w.shape)}"
-    for count, row in enumerate(z, 1):
-        if count > 2 * L + 1 or row.shape != w.shape:
-            raise ValueError(f"z has a row {count} of shape {tuple(row.shape)}: {wanted}")
-        yield row
-    if count < 2 * L:
-        raise ValueError(f"z has {count} rows: {wanted}")
-
-
 def sghmc_step(w, z, grad, *, eps, L, alpha, mass=1.0, b_hat=0.0, reuse_grad=False):
     """One sample of stochastic gradient Hamiltonian Monte Carlo, kick-drift-kick (Algorithm 1): W_t -> W_{t+1}.
 
@@ -109,11 +97,11 @@ def sghmc_step(w, z, grad, *, eps, L, alpha, mass=1.0, b_hat=0.0, reuse_grad=Fal
         5     Phi = (1 - alpha) Phi - eps/2 grad U(X) + N(0, 2 C eps)
         6  W_{t+1} = X                                                              (printed as W_t: a misprint, D1)
 
-    w (n,) position, any floating dtype, never written. z: iterable of rows (n,) of standard normals, one for line 1
-    and one for each half-kick. grad: (n,) -> (n,) or a number, called at the half-kicks in order. mass M and b_hat B^:
-    numbers or (n,); with B^ (Equation 1) the noise is N(0, 2 (C - B^) eps). Line 5 of the last leapfrog never reaches
-    W_{t+1}: it is left out, so grad is called 2L-1 times; with `reuse_grad`, for a U that stays the same throughout
-    the sample, L times. ValueError: eps or mass not in (0, inf), L < 1, alpha outside [0, 1), B^ > C, wrong rows of z.
+    w (n,) position, any floating dtype, never written. z: 2L+1 rows (n,) of standard normals, for line 1 and for each
+    half-kick; the last may be missing. grad: (n,) -> (n,) or a number, called at the half-kicks in order. mass M and
+    b_hat B^: numbers or (n,); with B^ (Equation 1) the noise is N(0, 2 (C - B^) eps). Line 5 of the last leapfrog
+    never reaches W_{t+1}: it is left out, so grad is called 2L-1 times; with `reuse_grad`, for a U that stays the same
+    throughout the sample, L times. ValueError: not so, eps or mass not in (0, inf), alpha outside [0, 1), B^ > C.
     """
     if not (0 < eps < math.inf and L >= 1 and 0 <= alpha < 1):
         raise ValueError(f"need 0 < eps < inf, L >= 1 and 0 <= alpha < 1, got eps={eps}, L={L}, alpha={alpha}")
@@ -122,19 +110,20 @@ def sghmc_step(w, z, grad, *, eps, L, alpha, mass=1.0, b_hat=0.0, reuse_grad=Fal
     if not ((M > 0) & (M < math.inf)).all() or not (B_hat * eps <= C_eps * rounding).all():
         raise ValueError("need 0 < mass < inf and B^ <= C = alpha M / eps: else 2 (C - B^) eps is no noise variance")
     noise_std = (2 * (C_eps - B_hat * eps)).clamp_min(0).sqrt()
-    z = checked_rows(z, w, L)
+    z = list(itertools.islice(z, 2 * L + 2))
+    if len(z) not in (2 * L, 2 * L + 1) or any(row.shape != w.shape for row in z):
+        raise ValueError(f"z: give 2L+1 = {2 * L + 1} rows of w's shape {tuple(w.shape)}")
 
-    Phi = M.sqrt() * next(z)  # 1
+    Phi = M.sqrt() * z[0]  # 1
     X = w
     g = grad(X)
     for l in range(L):  # 2
-        Phi = (1 - alpha) * Phi - eps / 2 * g + noise_std * next(z)  # 3
+        Phi = (1 - alpha) * Phi - eps / 2 * g + noise_std * z[2 * l + 1]  # 3
         X = X + eps / M * Phi  # 4
         if l < L - 1:
             g = grad(X)
-            Phi = (1 - alpha) * Phi - eps / 2 * g + noise_std * next(z)  # 5
+            Phi = (1 - alpha) * Phi - eps / 2 * g + noise_std * z[2 * l + 2]  # 5
             g = g if reuse_grad else grad(X)
-    list(z)  # what line 5 of the last leapfrog would take; any more is refused
     if X.shape != w.shape:
         raise ValueError(f"grad, mass and b_hat: give w's shape {tuple(w.shape)} or numbers, not {tuple(X.shape)}")
     return X  # 6
@@ -260,7 +249,7 @@ def generator(seed, purpose, step=0, kick=0, device="cpu"):
 def normals(seed, step, n, rows, device="cpu"):
     """Rows (n,) of standard normals for sample `step`: the momentum's first, then the half-kicks'."""
     g = generator(seed, "noise", step, device=device)
-    return (torch.randn(n, generator=g, device=device) for _ in range(rows))
+    return [torch.randn(n, generator=g, device=device) for _ in range(rows)]
 
 
 # ------------------------------------------------------------------------------------------------------ network (A.2)
@@ -345,7 +334,9 @@ def load_data(data):
         return Images(*cifar10(folder, True), *cifar10(folder, False), "cifar10")
     train, test = (image_folder(Path(data) / split) for split in ("train", "test"))
     if train[2] != test[2] or len(train[2]) < 2:
-        raise BadInput(f"--data {data}: train/ and test/ need the same two or more class folders")
+        differing = ", ".join(sorted({*train[2]} ^ {*test[2]})[:3])
+        problem = f"only one of them has {differing}" if differing else f"here {len(train[2])}"
+        raise BadInput(f"--data {data}: train/ and test/ need images of the same two or more classes: {problem}")
     source = "images " + hashlib.sha256(train[0].numpy()).hexdigest()[:16]
     return Images(*train[:2], *test[:2], source, f"{train[3]}; {test[3]}")
 
@@ -372,14 +363,12 @@ def image_folder(root):
     if not root.is_dir():
         beside = ", ".join(sorted(d.name for d in root.parent.glob("[!.]*") if d.is_dir())[:3]) or "no folder"
         raise BadInput(f"--data: there is no folder {root} (beside it: {beside}); {OTHER_DATA}")
-    classes, labels, paths, resized = sorted(d.name for d in root.glob("[!.]*") if d.is_dir()), [], [], 0
-    for label, name in enumerate(classes):
-        files = sorted(f for f in (root / name).rglob("*") if "/." not in str(f.relative_to(root)) and not f.is_fifo())
-        files = [f for f in files if f.suffix.lower() in Image.registered_extensions()]  # not hidden, no pipe
-        if not files:
-            raise BadInput(f"--data: there is no image in {root / name}")
-        labels, paths = labels + [label] * len(files), paths + files
+    files = [f for f in sorted(root.glob("*/**/*")) if f.is_file() and "/." not in f"/{f.relative_to(root)}"]
+    paths, resized = [f for f in files if f.suffix.lower() in Image.registered_extensions()], 0
+    names = [path.relative_to(root).parts[0] for path in paths]
+    classes = sorted(set(names))
     images = np.empty((len(paths), 32, 32, 3), np.uint8)
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # beyond twice its limit Pillow refuses
     for row, path in zip(images, paths, strict=True):
         with bad_input(f"--data: cannot use the image {path} ({{}}); mend or remove it"), Image.open(path) as image:
             deep = ";16" in str(image.tile)  # 16 bits a channel, which Pillow reads as 8
@@ -387,8 +376,10 @@ def image_folder(root):
                 raise ValueError(f"mode {image.mode}: only 8 bits a channel, no transparency")
             resized += image.size != (32, 32)
             row[:] = ImageOps.exif_transpose(image).convert("RGB").resize((32, 32))
-    note = f"{root}: {len(paths):,} images of {len(classes)} classes, {resized:,} of them resized to 32x32"
-    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels), classes, note
+    note = f"{one_line(root)}: {len(paths):,} images of {len(classes)} classes, {resized:,} of them resized to 32x32"
+    note += f", {len(files) - len(paths):,} other files left out" * (len(files) > len(paths))
+    labels = torch.tensor([classes.index(name) for name in names])
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels, classes, note
 
 
 def gratings(count, seed):
@@ -614,7 +605,7 @@ def sghmc_sample(chain):
         return g
 
     z = normals(cfg.seed, chain.step, len(chain.W), 2 * cfg.L, chain.device)
-    z = itertools.chain([cfg.phi_std / math.sqrt(cfg.mass) * next(z)], z)  # sghmc_step multiplies it by sqrt(M) (D6)
+    z[0] *= cfg.phi_std / math.sqrt(cfg.mass)  # sghmc_step multiplies it by sqrt(M) (D6)
     W = sghmc_step(chain.W.clone(), z, grad, eps=cfg.eps, L=cfg.L, alpha=cfg.alpha, mass=cfg.mass, reuse_grad=once)
     columns = sample_columns(cfg, W - chain.W, *start)  # chain.W is where the last gradient was asked
     chain.W.copy_(W)
@@ -699,12 +690,14 @@ def load_model(path, recalibrate_on=None):
     """The SimSiam network of a checkpoint or sample, in evaluation mode: normalise(uint8 images) -> (p, z).
 
     recalibrate_on: uint8 training images (N, 3, 32, 32) for the BatchNorm statistics, as `--bn recalibrated` does (D7);
-    without, they are the chain's, which lag behind W. BadInput: no such file.
+    without, they are the chain's, which lag behind W. BadInput: no such file; ValueError: no such images.
     """
     model, saved = initial_network(0), read_checkpoint(path)
     nn.utils.vector_to_parameters(saved["weights"], model.parameters())
     model.load_state_dict(saved["buffers"], strict=False)
     if recalibrate_on is not None:
+        if recalibrate_on.dtype != torch.uint8 or len(recalibrate_on) < 2:
+            raise ValueError("recalibrate_on: give two or more uint8 images (N, 3, 32, 32)")
         with full_float32():
             recalibrate(model, recalibrate_on)
     return model.eval()
@@ -733,12 +726,10 @@ def knn_accuracy(train, train_labels, test, test_labels, k):
 
 def geometry(z):
     """Signs of collapse in z (N, d): the columns center ... dead_samples of docs/columns.md."""
-    Z = unit_rows(z)
     singular = torch.linalg.svdvals((z - z.mean(dim=0)).double())
     p = singular / singular.sum().clamp_min(torch.finfo(torch.float64).tiny)
     return {
-        "center": Z.mean(dim=0).norm().item(),
-        "z_std": (z.shape[1] ** 0.5 * Z.std(dim=0, correction=0).mean()).item(),
+        "center": unit_rows(z).mean(dim=0).norm().item(),
         "effective_rank": torch.special.entr(p).sum().exp().item(),
         "dead_samples": (z == 0).all(dim=1).float().mean().item(),
     }
@@ -839,11 +830,10 @@ def evaluate(chain):
 # ---------------------------------------------------------------------------------------------------------------- run
 
 METRICS = (
-    "step grad_evals energy loss negative_cos knn knn_centered center z_std effective_rank dead_samples mi entropy "
-    "entropy_z o_z centering kinetic_temperature drift_to_noise distance weight_rms grad_norm collapsed at_chance "
-    "seconds"
+    "step grad_evals energy loss negative_cos knn knn_centered center effective_rank dead_samples mi entropy entropy_z "
+    "o_z centering kinetic_temperature drift_to_noise distance weight_rms grad_norm collapsed at_chance seconds"
 ).split()
-VERSION = 3  # of config.json and checkpoint.pt
+VERSION = 4  # of config.json and checkpoint.pt
 CHECKPOINT_SECONDS = 60  # between checkpoints at most; evaluations, signals and the end save, too
 NOT_IN_IDENTITY = ("samples", "updates", "eval_every", "keep_every", "device", "out")  # length, watching and places
 
@@ -857,14 +847,10 @@ def identity(cfg, chain):
 
 def default_folder(cfg):
     """runs/ plus the method and every setting of its identity that differs from the default."""
-    parts = [cfg.method]
-    for f in fields(cfg):
-        value, name = getattr(cfg, f.name), f.name.replace("_", "-")
-        if value != f.default and f.name not in ("method", *NOT_IN_IDENTITY):
-            if f.name in ("data", "init"):
-                value = "-".join(Path(value).parts[-2:]).removesuffix(".pt")
-            parts.append(f"no-{name}" if value is False else f"{name}-{value}")  # switches are on by default
-    return Path("runs") / re.sub(r"[^\w.+-]+", "-", "_".join(parts))
+    own = {name: value for name, value in asdict(cfg).items() if name not in ("method", *NOT_IN_IDENTITY)}
+    parts = [(flag(name)[2:], value) for name, value in own.items() if value != getattr(Config, name)]
+    parts = [f"no-{name}" if value is False else f"{name}-{value}" for name, value in parts]
+    return Path("runs") / re.sub(r"[^\w.+-]+", "-", "_".join([cfg.method, *parts]))
 
 
 def circumstances(device):
@@ -873,9 +859,9 @@ def circumstances(device):
     git = "git describe --always --dirty"  # by a shell: there may be no git
     git = subprocess.run(git, shell=True, cwd=Path(__file__).parent, capture_output=True, text=True)
     date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    made_by = {name: importlib.metadata.version(name) for name in ("torchvision", "numpy", "pillow")}
-    made_by |= {"torch": torch.__version__, "python": sys.version.split()[0], "commit": git.stdout.strip()}
-    return made_by | {"device": f"{device}, {kind}", "date": date}
+    versions = {name: importlib.metadata.version(name) for name in ("torchvision", "numpy", "pillow")}
+    versions |= {"torch": torch.__version__, "python": sys.version.split()[0]}
+    return versions | {"commit": git.stdout.strip(), "device": f"{device}, {kind}", "date": date}
 
 
 def write_whole(path, content):
@@ -924,11 +910,10 @@ def saved_run(path, mine, gradients_per_step):
     elif any((path / name).exists() for name in ("config.json", "samples")):
         raise BadInput(f"--out {path} holds a run, but no checkpoint.pt; {remedy}")
     for name, content in tables(rows, energies, gradients_per_step).items():
-        with bad_input(f"{path / name} cannot be read ({{}}); {remedy}"):
+        with bad_input(f"{path / name} is not the table of {checkpoint} ({{}}); {remedy}"):
             there = (path / name).read_bytes() if (path / name).exists() else b"" if saved else content
-        if not there.startswith(content) or (not saved and there != content):
-            why = "lacks or changes rows of" if saved else "holds rows, but there is no"
-            raise BadInput(f"{path / name} {why} {checkpoint}; put the file back or choose another --out")
+            if not there.startswith(content) or (not saved and there != content):
+                raise ValueError("rows are missing or changed" if saved else "which is not there")
     return saved
 
 
@@ -964,7 +949,8 @@ class Run:
         left = max(0, chain.length - chain.step)
         config = {"identity": self.identity, "settings": asdict(cfg), "made by": circumstances(chain.device)}
         config["test images per class"] = chain.data.test_labels.bincount().tolist()
-        self.say(f"{self.path}: {cfg.method} on {config['made by']['device']}, {left:,} steps from step {chain.step:,}")
+        on = config["made by"]["device"]
+        self.say(f"{one_line(self.path)}: {cfg.method} on {on}, {left:,} steps from step {chain.step:,}")
         self.say(f"cost: {left * chain.gradients_per_step:,} gradients at batch {cfg.batch_size}")
         self.say(f"images: {chain.data.note or cfg.data}")
         if cfg.keep_every:
@@ -986,7 +972,7 @@ class Run:
             self.save()
             raise RunStopped(f"saved at step {chain.step}; the same command goes on from there", 128 + self.signals[0])
         self.say(summary(self.rows, cfg.knn_test or len(chain.data.test)))
-        self.say(f"tables and checkpoint are in {self.path}/")
+        self.say(f"tables and checkpoint are in {one_line(self.path)}/")
 
     def step(self):
         """One step of the chain, and what is due after it: kept sample, evaluation, checkpoint."""
@@ -1130,8 +1116,7 @@ def caught_signals():
         with contextlib.suppress(OSError):  # not print(): this may have interrupted one
             os.write(1, b"\nstopping after this step (a second signal ends at once)\n")
 
-    main_thread = threading.current_thread() is threading.main_thread()  # only there can handlers be set
-    before = {s: signal.signal(s, receive) for s in (signal.SIGINT, signal.SIGTERM)} if main_thread else {}
+    before = {s: signal.signal(s, receive) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield received
     finally:

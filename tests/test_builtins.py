@@ -279,7 +279,7 @@ def battery(normals):
     """
     rows = {}
     for seed, step in ((0, 0), (0, 1), (1, 0)):
-        source = normals(seed, step, N, 7)
+        source = iter(normals(seed, step, N, 7))
         for j in range(7):
             rows[f"seed {seed} sample {step} row {j}"] = np.asarray(next(source), dtype=np.float64)
     names, X = list(rows), np.array(list(rows.values()))

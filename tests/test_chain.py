@@ -83,7 +83,7 @@ def test_the_first_normal_alone_is_scaled_by_velocity_std(chain, monkeypatch):
     assert torch.equal(scaled[0], 0.25 * plain[0])
     assert all(torch.equal(a, b) for a, b in zip(scaled[1:], plain[1:], strict=True))
     rows = s.normals(0, 0, len(plain[0]), 4)  # the draws that the oracle tests for independence
-    assert len(plain) == 4 and all(torch.equal(a, next(rows)) for a in plain)
+    assert len(plain) == 4 and all(torch.equal(a, b) for a, b in zip(plain, rows, strict=True))
 
 
 def test_velocity_std_is_in_units_of_phi_whatever_the_mass(chain, monkeypatch):
@@ -188,7 +188,7 @@ def test_every_draw_depends_on_seed_and_step_and_those_of_a_minibatch_on_the_kic
     monkeypatch.setattr(s, "apply_augmentation", lambda images, a: (images, a.factors))
     places = [(0, 5, 1), (0, 5, 2), (0, 6, 1), (1, 5, 1)]
     drawn = [chain(seed=seed).views(step, kick)[0] for seed, step, kick in places]
-    drawn += [(next(s.normals(seed, step, 9, 1)),) * 2 for seed, step in ((0, 5), (0, 6), (1, 5))]
+    drawn += [s.normals(seed, step, 9, 1) * 2 for seed, step in ((0, 5), (0, 6), (1, 5))]
     for part in (0, 1):
         for one, two in itertools.combinations([x[part] for x in drawn], 2):
             assert one.shape != two.shape or not torch.equal(one, two)
@@ -395,7 +395,8 @@ def test_a_chain_starts_from_a_checkpoint_of_either_method(run, chains):
     for start, line in ((chains[2], "--method sgd --updates 1"), (trained, "--samples 1")):
         begun = run(f"{line} --init {start}/checkpoint.pt", f"after-{start.name}")[3]
         first, last = read(begun / "metrics.csv")[0], read(start / "metrics.csv")[-1]
-        assert [first[k] for k in ("knn", "center", "z_std")] == [last[k] for k in ("knn", "center", "z_std")]
+        columns = ("knn", "center", "effective_rank")
+        assert [first[k] for k in columns] == [last[k] for k in columns]
         assert first["distance"] == "0" and first["step"] == "0"
 
 
@@ -417,6 +418,14 @@ def test_what_a_run_reads_and_keeps_is_said_at_its_start(run):
     out = run("--no-sg --samples 4 --energy-scale 0 --keep-every 2")[1]
     assert "train: 24 images of 3 classes" in out and "kept samples: 2, 0.0067 GB each" in out
     assert "kept" not in run("--no-sg --samples 1", "other")[1]
+
+
+def test_load_model_recalibrates_on_two_or_more_uint8_images_only(chains):
+    images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    s.load_model(chains[2] / "checkpoint.pt", images)
+    for wrong in (images[:1], images.float(), images.long()):
+        with pytest.raises(ValueError, match="two or more uint8 images"):
+            s.load_model(chains[2] / "checkpoint.pt", wrong)
 
 
 def test_init_takes_a_run_folder_for_its_checkpoint(run, chains):
@@ -479,7 +488,7 @@ def test_an_evaluation_is_in_full_float32_whatever_the_precision_of_the_chain(ch
     for switch, value in zip(switches, before, strict=True):
         switch.allow_tf32 = value
     plain = s.evaluate(chain())
-    assert all(s.evaluate(c)[k] == plain[k] for k in ("knn", "center", "z_std"))
+    assert all(s.evaluate(c)[k] == plain[k] for k in ("knn", "center", "effective_rank"))
     assert c.encode(*c.views(0))[0].dtype == torch.bfloat16
 
 
@@ -530,7 +539,7 @@ def test_recalibrated_features_depend_on_the_weights_alone_and_running_ones_do_n
         for b in c.model.buffers():
             if b.is_floating_point():
                 b.mul_(3).add_(1)
-        assert (s.evaluate(c)["z_std"] == first["z_std"]) == alone
+        assert (s.evaluate(c)["effective_rank"] == first["effective_rank"]) == alone
 
 
 def test_recalibration_is_the_average_of_batch_statistics(chain):

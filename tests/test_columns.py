@@ -273,13 +273,6 @@ def center(case):
 
 
 @column
-def z_std(case):
-    """sqrt(128) x mean over the units of the standard deviation (over N) of the unit rows of z."""
-    Z = unit(case.features[4])
-    return np.sqrt(128) * np.sqrt(((Z - Z.mean(axis=0)) ** 2).mean(axis=0)).mean()
-
-
-@column
 def effective_rank(case):
     """exp of the entropy of the singular values of the centred z, which are divided by their sum."""
     z = case.features[4]

@@ -188,7 +188,7 @@ def test_one_table_that_does_not_fit_is_named(run, held, sources, name, state):
     for table in TABLES:
         put(held, table, state if table == name else "there", sources)
     put(held, "checkpoint.pt", "there", sources)
-    refused(run, held, name, "put the file back")
+    refused(run, held, name, "put it back")
     put(held, "checkpoint.pt", "missing", sources)
     if state not in ("missing", "header"):
         refused(run, held, ".csv", "no", "checkpoint.pt")
@@ -213,7 +213,7 @@ def test_every_damage_to_a_row_is_named_and_nothing_is_overwritten(held, name):
     for damage in DAMAGE.values():
         (held / name).write_text("\n".join([head, damage(row), last, ""]), newline="")
         before = contents(held)
-        with pytest.raises(s.BadInput, match=f"{name} lacks or changes rows of .*put the file back"):
+        with pytest.raises(s.BadInput, match=f"{name} is not the table of .*rows are missing or changed.*put it back"):
             s.saved_run(held, saved["identity"], 3)
         assert contents(held) == before
 
@@ -222,7 +222,7 @@ def test_a_table_with_another_header_is_named_and_not_overwritten(run, held):
     for name in TABLES:
         good = (held / name).read_text()
         (held / name).write_text(good.replace("step", "sample", 1))
-        refused(run, held, name, "put the file back")
+        refused(run, held, name, "put it back")
         (held / name).write_text(good)
 
 
@@ -262,12 +262,12 @@ def test_another_chain_is_refused_for_its_setting(run, held, sources):
     refused(run, held, "another chain: seed (there 1, here 0)")
 
 
-@pytest.mark.parametrize("version", [2, 4])
+@pytest.mark.parametrize("version", [3, 5])
 def test_a_checkpoint_of_another_version_is_refused(run, held, version):
     saved = torch.load(held / "checkpoint.pt", weights_only=True)
     saved["identity"]["version"] = version
     torch.save(saved, held / "checkpoint.pt")
-    refused(run, held, f"another chain: version (there {version}, here 3)")
+    refused(run, held, f"another chain: version (there {version}, here 4)")
 
 
 def test_a_run_whose_folder_is_taken_away_ends_and_makes_no_other(run, held, monkeypatch):
@@ -371,7 +371,7 @@ def test_length_watching_and_places_are_not_part_of_a_chain(run, begun):
     assert code == 0 and [r["step"] for r in read(folder / "metrics.csv")] == ["0", "2", "3"]
     config = json.loads((folder / "config.json").read_text())
     assert (config["settings"]["samples"], config["settings"]["eval_every"]) == (3, 1)  # of this start
-    assert config["identity"]["version"] == 3 and not config["identity"].keys() & {"samples", "eval_every", "out"}
+    assert config["identity"]["version"] == 4 and not config["identity"].keys() & {"samples", "eval_every", "out"}
 
 
 # --------------------------------------------------------------------------------------------------- kills and signals
@@ -990,8 +990,8 @@ def test_the_default_folder_is_named_by_what_differs_from_the_defaults():
         "--eps 0.1 --no-sg --L 5": "sghmc_no-sg_eps-0.1_L-5",
         "--samples 7 --device cpu --eval-every 3 --keep-every 2": "sghmc",
         "--knn-k 20 --bn running": "sghmc_knn-k-20_bn-running",
-        "--method sgd --similarity cos --data /tmp/a/cifar": "sgd_similarity-cos_data-a-cifar",
-        "--init runs/pretrain/checkpoint.pt": "sghmc_init-pretrain-checkpoint",
+        "--method sgd --similarity cos --data /tmp/a/cifar": "sgd_similarity-cos_data--tmp-a-cifar",
+        "--init runs/pretrain/checkpoint.pt": "sghmc_init-runs-pretrain-checkpoint.pt",
     }
     for line, name in names.items():
         assert s.default_folder(s.parse(line.split())) == Path("runs") / name
