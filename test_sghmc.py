@@ -472,6 +472,11 @@ def test_single_draws_are_normal_out_to_their_tails(seen):
 
 
 @own_draws
+def test_sums_of_draws_and_of_their_squares_vary_from_tensor_to_tensor(seen):
+    return generators.sums(seen)
+
+
+@own_draws
 def test_no_draw_is_rounded_to_a_shorter_format(seen):
     return generators.digits(seen)
 
