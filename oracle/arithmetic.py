@@ -1,6 +1,7 @@
 """Fractions, decimals, and the one comparison: |got - want| <= bound."""
 
 import functools
+from dataclasses import dataclass
 from decimal import Decimal, getcontext, localcontext
 from fractions import Fraction
 from math import isqrt
@@ -26,6 +27,20 @@ def square_root(x):
 
 
 roots = np.vectorize(square_root, otypes=[object])
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What a recursion is computed in: one(float), array(floats), and roots(array) of its numbers."""
+
+    one: object
+    array: object
+    roots: object
+
+
+FRACTIONS = Numbers(Fraction, rational, roots)
+DECIMALS = Numbers(Decimal, decimals, np.vectorize(Decimal.sqrt, otypes=[object]))  # 60 digits, for long recursions
+FLOATS = Numbers(float, np.asarray, np.sqrt)
 
 
 def inner(a, b):

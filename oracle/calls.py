@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from oracle.arithmetic import FLOATS
+from oracle.sampler import Case, operations, positions
+
 Z_MAX = 9.0  # of 1e7 normals none is larger, but for a probability of 3e-12
 U = {"float64": 2.0**-53, "float32": 2.0**-24}  # unit roundoff
 
@@ -84,18 +87,14 @@ def takes(function, keyword):
 
 
 def reach(settings, w, g, u):
-    """The rounding bound gamma_k F of every position, one number: F is the recursion with every sign made positive and
-    draws of Z_MAX, k = 18 L + 4 counts the operations of L leapfrogs (as for injected noise, with gradients given)."""
-    eps, L, c, mass = settings["eps"], settings["L"], 1 - settings["alpha"], settings.get("mass", 1.0)
+    """The rounding bound gamma_k F of every position, one number: that of oracle/sampler.py for draws of Z_MAX."""
+    L, mass = settings["L"], settings.get("mass", 1.0)
     m = np.concatenate([np.ravel(x) for x in (mass.values() if isinstance(mass, dict) else [mass])])
-    s = np.sqrt(2 * settings["alpha"] * m)
-    Phi, X = np.sqrt(m) * Z_MAX, w
-    for _ in range(L):
-        Phi = c * Phi + eps / 2 * g + s * Z_MAX
-        X = X + eps / m * Phi
-        Phi = c * Phi + eps / 2 * g + s * Z_MAX
-    k = 18 * L + 4
-    return k * u / (1 - k * u) * float(np.max(X))
+    none = np.zeros(m.size)
+    case = Case(w=none + w, z=np.full((2 * L + 1, m.size), Z_MAX), A=none, b=none, g=np.full((L + 1, m.size), g),
+                eps=settings["eps"], L=L, alpha=settings["alpha"], mass=m)
+    k = operations(case)
+    return k * u / (1 - k * u) * float(np.max(positions(case, positive=True, numbers=FLOATS)[-1]))
 
 
 def call(sample, layout, seed, settings, start=None, answers=(), u=U["float64"]):

@@ -34,6 +34,13 @@ def deepest(case, impl):
     raise ValueError(f"a case outside the exact class: {case}")
 
 
+def wide(case):
+    """The case with recorded gradients and numbers of more than 24 bits, still of the exact class."""
+    case = replace(case, w=case.w + 2.0**-40, z=case.z + 2.0**-30, g=case.g + 2.0**-30)
+    assert fits(case, 53)
+    return case
+
+
 def rounded_case(draw, impl, *, n=4, L=5, b_hat=False):
     """A case of the bound class, on grids that float32 holds too; alpha <= 1/2, B^ <= 3C/4."""
     n, L = draw.integer(1, n), draw.integer(1, L)

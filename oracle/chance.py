@@ -143,6 +143,22 @@ def correlation(x, y, group, what, where=()):
     return Statistic("correlation", group, what, x.size, product / square if square else 0.0, p, where)
 
 
+def squares(rows):
+    """The sum of squares of each of the rows (k, n), as an independent standard normal (k,)."""
+    def normal(total, n):
+        below, above = chi_squared_tails(total, n)
+        quantile = NormalDist().inv_cdf(max(min(below, above), 1e-300))
+        return quantile if below < above else -quantile
+
+    return np.array([normal(float(x @ x), x.size) for x in rows])
+
+
+def mirrored(x, group, what, where=()):
+    """Coordinates i and n - 1 - i."""
+    half = x.size // 2
+    return correlation(x[:half], x[::-1][:half], group, what, where)
+
+
 def lag(x, k, group, what, where=()):
     """Coordinates at distance k. Blocks of k take turns, so that the two halves are disjoint and the law is exact."""
     halves = x[: x.size // (2 * k) * 2 * k].reshape(-1, 2, k)

@@ -77,9 +77,9 @@ def phase_map(impl, A, draw, mass):
     return np.array(columns).T, 1 - Fraction(case.alpha), L
 
 
-def recurrence(case, X, e):
+def recurrence(impl, case):
     """What, got, want, bound: three successive positions without the momentum, X_l known up to e_l."""
-    eps, c, M, s = case.scales()
+    (X, e), (eps, c, M, s) = prefixes(impl, case), case.scales()
     z = rational(case.z)
     first = eps / M * (c * roots(M) * z[0] - eps / 2 * case.force(X[0], 0) + s * z[1])
     yield "X_1 - X_0", X[1] - X[0], first, e[1]

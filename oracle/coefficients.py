@@ -12,7 +12,6 @@ from oracle.probes import (
     described,
     label,
     mixing,
-    path,
     probe_case,
     responses,
     weights,
@@ -22,7 +21,7 @@ from oracle.probes import (
 MOST = 4  # facts in one diagnosis
 
 
-def settings_of(impl):
+def settings_of(impl, deep):
     """(what is special, case, coordinates that are changed alone), the plainest first: one that is wrong is enough."""
     mass = 2.89 if impl.accepts("mass") else 1.0
     yield "", probe_case(mass=mass), None
@@ -36,18 +35,15 @@ def settings_of(impl):
     if vector:
         yield "with a mass for each coordinate: ", probe_case(mass=np.array([2.89, 0.3, 1.7, 5.5])), None
     yield "", probe_case(n=7, mass=mass), None
-    for L in (23, 24):  # a prime, so that it is no multiple of any block of leapfrogs; and a multiple of most
+    for L in (23, 24, *[130] * deep):  # a prime, no multiple of any block of leapfrogs; a multiple of most; many
         yield f"at L = {L}: ", probe_case(n=3, L=L, mass=mass), ()
     large = 0.5 + 0.618034 * np.arange(1111) % 5 if vector else mass  # no two are equal
     yield "with a mass for each coordinate: " if vector else "", probe_case(n=1111, mass=large), (0, 16, 555, 1110)
 
 
-def wrong_coefficients(impl):
-    """What is wrong with the coefficients of the recursion, in words; "" if nothing is."""
-    sized = by_size(impl)
-    if sized:
-        return sized
-    for special, case, alone in settings_of(impl):
+def wrong_coefficients(impl, deep=False):
+    """What is wrong with the coefficients of the recursion, in words; "" if nothing is. deep: up to L = 130."""
+    for special, case, alone in settings_of(impl, deep):
         try:
             found = facts(impl, case, alone)
         except Elsewhere as error:
@@ -108,7 +104,7 @@ def rows_of_z(seen, i):
         several = one or sum_of_rows(own[key], right, e)
         if not several:
             return []
-        stands.append(f"{label(*key)} as {several[0]}")
+        stands.append(f"{label(*key)} as {' and '.join(several[:4])}{' and others' * (len(several) > 4)}")
     if not stands:
         return []
     lost = f"; not used {some(unused, ', ')}" if unused else ""
@@ -116,14 +112,17 @@ def rows_of_z(seen, i):
 
 
 def sum_of_rows(x, right, e):
-    """[two or three rows of z whose right coefficients (L + 1,) add up to x], or []."""
-    names, table = list(right)[:-1], np.array(list(right.values()))[:-1]
-    pairs = np.array([(a, b) for a in range(len(names)) for b in range(a)]).reshape(-1, 2)
-    rest = x - table[pairs].sum(axis=1)
-    fits = [[*pairs[k]] for k in np.flatnonzero((abs(rest) <= e).all(axis=1))]
-    for c in range(len(names)) if not fits else ():
-        fits += [[*pairs[k], c] for k in np.flatnonzero((abs(rest - table[c]) <= e).all(axis=1)) if c not in pairs[k]]
-    return [" and ".join(label(*names[k]) for k in sorted(fits[0]))] if fits else []
+    """The rows of z whose right coefficients (L + 1,) add up to x, or []. Rows 2 l and 2 l + 1 act from X_(l + 1) on,
+    so what is left of x is one or both of the two that begin where it does."""
+    rest, found = x.copy(), []
+    while (abs(rest) > e).any():
+        l = int((abs(rest) > e).argmax())
+        a, b = ("z", 2 * l - 2), ("z", 2 * l - 1)
+        fits = [rows for rows in ([a], [b], [a, b]) if abs(rest[l] - sum(right[row][l] for row in rows)) <= e]
+        if l == 0 or not fits:
+            return []
+        rest, found = rest - sum(right[row] for row in fits[0]), found + fits[0]
+    return [label(*row) for row in found]
 
 
 def decay(seen, i):
@@ -229,37 +228,43 @@ def split_kicks(weight, seen, i):
 
 def by_size(impl):
     """Whether the size of a gradient or a draw changes its share: clipped, normalised, dropped; "" if it does not."""
-    return size_of(impl, "g", 0, "gradient") or size_of(impl, "z", 0, "z[0]") or size_of(impl, "z", 1, "z[1]")
+    position = size_of(impl, "w", slice(None), "W_t")  # it moves with the others
+    others = {"gradient": ("g", 0), "z[0]": ("z", 0), "z[1]": ("z", 1)}
+    return position or "; ".join(filter(None, (size_of(impl, *place, what) for what, place in others.items())))
 
 
 def size_of(impl, kind, row, what):
-    """The same for one input, by the difference of calls with both signs, at 2^-12 ... 2^24 times a pattern."""
+    """The same for one input alone, by the difference of calls with both signs, at 2^-96 ... 2^96 times a pattern."""
     case = probe_case(n=4, L=1, mass=2.89 if impl.accepts("mass") else 1.0)
-    pattern, used = np.array([1.0, -2.0, 0.5, 3.0]), {}
+    case = replace(case, w=0 * case.w, z=0 * case.z, g=0 * case.g)
+    pattern, used, e = np.array([1.0, -2.0, 0.5, 3.0]), {}, {}
 
     def at(impl, k, sign):
         x = getattr(case, kind).copy()
         x[row] = sign * 2.0**k * pattern
-        return path(impl, replace(case, **{kind: x}))[1]
+        w, z, g = (x if kind == name else getattr(case, name) for name in "wzg")
+        return impl.step(w, z, lambda _: g[0].copy(), **case.settings())
 
-    try:
-        share = (at(NUMPY, 0, 1) - at(NUMPY, 0, -1))[0] / 2
-        for k in range(-12, 25, 4):
-            used[k] = (at(impl, k, 1) - at(impl, k, -1)) / 2 / share
-    except (Elsewhere, ArithmeticError):
-        return ""
+    share = (at(NUMPY, 0, 1) - at(NUMPY, 0, -1))[0] / 2
+    for k in (*range(-96, -12, 12), *range(-12, 24, 4), *range(24, 97, 12)):
+        try:
+            plus, minus = at(impl, k, 1), at(impl, k, -1)
+        except Exception:
+            return ""
+        used[k] = (plus - minus) / 2 / share
+        e[k] = 256 * float(impl.u) * abs(plus + minus).max() / abs(share) / 2.0**k + 2.0**10 * float(impl.u)
     shares = {k: x / 2.0**k for k, x in used.items()}  # equal, unless size matters
-    e = {k: 256 * float(impl.u) / abs(share) / 2.0**k + 2.0**10 * float(impl.u) for k in used}
     wrong = [k for k in used if (abs(shares[k] - shares[0]) > (e[k] + e[0]) * abs(pattern).max()).any()]
     if not wrong or not np.isfinite(list(used.values())).all():
         return ""
-    return clipped(what, used) or (f"{what} of {2.0**wrong[-1]:g} counts as {used[wrong[-1]][0]:.6g}, of 1 as "
-                                   f"{used[0][0]:.6g}: its share depends on its size")
+    return clipped(what, used) or (f"{what} of {2.0**wrong[-1]:g} counts as {used[wrong[-1]][0] + 0:.6g}, of 1 as "
+                                   f"{used[0][0] + 0:.6g}: its share depends on its size")
 
 
 def clipped(what, used):
     """Where the share of the largest sizes is one and the same, by entry or by norm; "" elsewhere."""
-    norms, a, b = [np.linalg.norm(x) for x in used.values()], used[24], used[20]
+    norms = [np.linalg.norm(x) for x in used.values()]
+    a, b = list(used.values())[:-3:-1]
     if not np.allclose(a, b, rtol=1e-6) or not a.any():
         return ""
     if np.allclose(abs(a), abs(a[0]), rtol=1e-6):

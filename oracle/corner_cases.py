@@ -1,12 +1,14 @@
-"""Cases that ordinary numbers do not stand for: integers, and moves that are small against the position."""
+"""Cases that ordinary numbers do not stand for: integers, small moves, huge and tiny numbers, views of arrays."""
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
 
-from oracle.cases import deepest, exact_case
+from oracle.arithmetic import assert_close, rational
+from oracle.cases import deepest, exact_case, rounded_case, still_case
 from oracle.implementations import BITS
-from oracle.sampler import Case, fits
+from oracle.sampler import Case, distinct, fits, gradient, positions, rounding_bound
 
 
 def integer_cases(draw, impl):
@@ -24,6 +26,13 @@ def integer_cases(draw, impl):
         yield deepest(replace(case, b_hat=shares * int(C / 4)), impl)
 
 
+def rotatable_case(draw, impl):
+    """A case of the exact class whose numbers leave room for sums of four halves."""
+    A = draw.array((4, 4), -1, 1)
+    return Case(w=draw.array(4, -2, 2), z=draw.array((3, 4), -2, 2), A=A + A.T, b=draw.array(4, -2, 2), eps=0.25, L=1,
+                alpha=0.125, mass=0.25 if impl.accepts("mass") else 1.0, exact=True)
+
+
 def small_moves(draw, impl):
     """Cases of the exact class with moves that are small against the position, by 34 bits if there are as many; then
     with moves that are small in themselves. No two positions are equal, and each gradient turns the last one round."""
@@ -38,3 +47,53 @@ def small_moves(draw, impl):
         far.w = far.w / 2
     yield far
     yield replace(case, w=case.w * 2.0**-40, z=case.z * 2.0**-40, g=case.g * 2.0**-40)
+
+
+def any_size(draw, impl):
+    """Cases of the exact class in which one kind of input stands alone and is huge or tiny: W_t, draws, gradients."""
+    case = still_case(draw, impl, L=3)
+    parts = {"w": draw.nonzero(case.n, 2), "z": draw.array(case.z.shape, -2, 2), "g": draw.nonzero(case.g.shape, 2)}
+    parts["g"] = distinct(replace(case, g=parts["g"]), case.L)
+    for kind, x in parts.items():
+        for k in (-100, -60, -30, 30, 60, 100) if impl.dtype == "float64" else (-40, -20, 20, 40):
+            yield replace(case, **{kind: x * 2.0**k})
+
+
+def any_settings(draw, impl):
+    """Cases with huge and tiny eps and M, and with alpha at 0, next to 0 and next to 1.
+
+    Those of the exact class have what belongs to eps and M in proportion: F(W, z; lambda U, eps), and M = s^2.
+    """
+    case = exact_case(draw, impl, L=3, gradients="recorded")
+    for k in (-60, -12, 12, 60) if impl.dtype == "float64" else (-24, -12, 12, 24):
+        s = 2.0**k
+        yield replace(case, eps=case.eps / s, z=case.z * s, g=case.g * s**2)
+        if impl.accepts("mass"):
+            yield replace(case, mass=case.mass * s**2, z=case.z * s, g=case.g * s**2)
+    for alpha in (0.0, 2.0**-20, 1 - 2.0**-10):
+        yield replace(rounded_case(draw, impl), alpha=alpha)
+
+
+def assert_views(impl, draw):
+    """W_(t+1) of w and z that lie in memory in another order."""
+    case = rounded_case(draw, impl)
+    for how, got in of_views(lambda w, z: impl.step(w, z, gradient(case), **case.settings()), case.w, case.z):
+        assert_close(rational(got), positions(case)[-1], rounding_bound(impl, case), f"w and z {how}", case)
+
+
+def of_views(ask, *arrays):
+    """(how the arrays lie in memory, ask(*arrays)); a refusal with an exception is no wrong number."""
+    read_only, columns = ([store(x) for x in arrays] for store in (np.copy, np.asfortranarray))
+    for x in read_only:
+        x.flags.writeable = False
+    gaps = [np.repeat(x, 2, axis=-1)[..., ::2] for x in arrays]
+    backwards = [x[::-1].copy()[::-1] for x in arrays]
+    stored = {"by columns": columns, "with gaps": gaps, "backwards": backwards, "read-only": read_only}
+    for how, views in stored.items():
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                got = ask(*views)
+        except Exception:
+            continue
+        yield how, got

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from oracle import chance
-from oracle.own_draws import LAGS, SHARES, summary
+from oracle.own_draws import LAGS, SHARES, summary, sums_of
 
 DELTA = 2.0**-45  # two draws nearer than this count as equal
 FORMATS = {"bfloat16": 8, "float16": 11, "float32": 24}  # bits of a number
 
 
 def draw_statistics(draws):
-    return [s for d in draws for s in (chance.shape(d.z, "shape", f"{d.row}, seed {d.seed}", (d,)),
-                                       chance.largest(d.z, "largest", f"{d.row}, seed {d.seed}", (d,)))]
+    return [law(d.z, group, f"{d.row}, seed {d.seed}", (d,)) for d in draws for law, group in (
+        (chance.shape, "shape"), (chance.largest, "largest"), (chance.variance, "variance of single draws"))]
 
 
 def distribution(seen):
@@ -46,6 +46,22 @@ def short_format(z, dtype):
             if name != dtype and x.any() and (error <= room).all():
                 return name
     return None
+
+
+# ---------------------------------------------------------------------------------------------- sums of draws
+
+def sum_statistics(seen):
+    """Sums and sums of squares of the momentum and of the noise, over whole tensors and along their axes: they vary
+    from one to the next, unless somebody has centred or normalised the draws."""
+    kinds = {"momentum": [d for d in seen.draws if d.row == "momentum"],
+             "noise": [d for d in seen.draws if d.row != "momentum"]}
+    return [s for kind, draws in kinds.items() if draws
+            for s in sums_of(kind, {name: np.array([d.z[part].reshape(seen.large.shapes[name]) for d in draws])
+                                    for name, part in seen.large.parts.items()})]
+
+
+def sums(seen):
+    return summary(chance.failed(sum_statistics(seen), SHARES["sums"] * seen.level))
 
 
 # ---------------------------------------------------------------------------------------------- equal draws
@@ -161,6 +177,9 @@ def within(rows, tensors, places, draws, names, layout):
         return f"the first row expanded: all rows of {tensor} are equal"
     if different == (stop - start) / width and ((i - start) // width == (j - start) // width).all():
         return f"one number for each row of {tensor}"
+    if np.ptp(i + j) == 0:
+        other = " with the other sign" if draws[rows[0, 0]].z[i[0]] * draws[rows[0, 0]].z[j[0]] < 0 else ""
+        return f"the draws of {tensor} come again in reverse order{other}"
     common, count = Counter(distance.tolist()).most_common(1)[0]
     period = int(np.gcd.reduce(distance))
     if period > 1 or count > 0.5 * len(distance):
@@ -177,6 +196,8 @@ def independence_statistics(seen):
     for i, (name, l, x) in enumerate(rows):
         here = f"{name}, leapfrog {l}"
         statistics += [chance.lag(x, k, "coordinates", f"{here}: distance {k}", (k,)) for k in LAGS if 2 * k <= x.size]
+        statistics += [chance.mirrored(x[part], "mirrored coordinates", f"{here}: i and n - 1 - i of {t}", (t,))
+                       for t, part in seen.large.parts.items() if part.stop - part.start > 1]
         for a, b, first, second in seen.large.equal_shapes():
             statistics.append(chance.correlation(x[second], x[first], "tensors", f"{here}: {a} and {b}", (a, b)))
         for other, m, y in rows[:i]:
@@ -197,7 +218,8 @@ def independence(seen):
 def statistics(seen):
     """All statistics of a sampler by layer."""
     return {"law": seen.law_statistics, "deep": seen.deep_statistics, "small": seen.small_statistics,
-            "draws": draw_statistics(seen.draws), "independence": independence_statistics(seen)}
+            "draws": draw_statistics(seen.draws), "sums": sum_statistics(seen),
+            "independence": independence_statistics(seen)}
 
 
 def sensitivities(seen):

@@ -10,6 +10,7 @@ import numpy as np
 
 from oracle import chance, generators
 from oracle.calls import Broken, noise_map
+from oracle.own_draws import KEPT
 
 FITS = 1e-6   # a law is turned down wrongly with this probability
 SAMPLE = 16   # coordinates at which responses are compared
@@ -241,13 +242,16 @@ def diagnose(seen, known):
 def diagnosis(seen, known):
     """The lines of `diagnose`; Broken where the sampler cannot be judged at all."""
     lines, repeats = seen.arguments() + seen.refuses(), seen.repeats()
+    kept = seen.kept_setting() if seen.repeatable else []
+    if KEPT in "".join(kept):
+        return lines + kept
     if not seen.repeatable:  # nothing cancels between two calls then
         return lines + (["momentum kept between samples: a sample goes on with the momentum of the one before"]
                         if kept_momentum(seen) else repeats + seen.law())
     exact, law = seen.path() + seen.responded(), seen.law()
     if exact and seen.dtype == "float64" and not diagnosis(seen.in_single_precision(), known):
         return [*lines, "right to single precision; set DTYPE = 'float32', or look for a hidden float32"]
-    exact += seen.far() + seen.integers()
+    exact += seen.huge_and_tiny() + seen.far() + seen.integers()
     draws = generators.only_signs(seen) or generators.digits(seen) or generators.sharing(seen)
     shape = [] if draws else generators.shape_name(seen)
     names = named(seen, known) if exact or law else []
@@ -260,7 +264,7 @@ def diagnosis(seen, known):
         lines += names or law + covariance_words(seen)
     if not (law or draws or shape):
         lines += (seen.deep_law() + seen.small_tensors() + generators.distribution(seen)
-                  + generators.independence(seen))
+                  + generators.sums(seen) + generators.independence(seen))
     return lines
 
 
@@ -288,6 +292,8 @@ def described(seen, exact):
                 "tensor of params"]
     if exact[0].startswith("a gradient of 1e6"):
         return [f"large gradients are clipped: {exact[0]}"]
+    if exact[0].startswith("a gradient of "):
+        return exact[:1]
     return exact[:4]
 
 

@@ -24,12 +24,13 @@ from oracle import chance
 from oracle.calls import Broken, Layout, U, call, noise_map, reach, takes, with_noise
 
 FALSE_ALARM = 1e-6
-SHARES = {"law": 0.3, "deep": 0.1, "small": 0.2, "draws": 0.05, "sharing": 0.05, "independence": 0.3}
+SHARES = {"law": 0.25, "deep": 0.1, "small": 0.2, "draws": 0.05, "sums": 0.05, "sharing": 0.05, "independence": 0.3}
 LARGE = {"first.weight": (251, 307), "second.weight": (251, 307), "first.bias": (307,), "second.bias": (307,),
          "kernel": (24, 16, 5, 3), "scale": (1,), "offset": ()}
 MIDDLE = {"a": (61, 67), "b": (67,), "c": (1, 1)}
 SMALL = {"offset": (), "scale": (1,), "bias": (7,)}
 LAGS = sorted({*range(1, 129), *(2**k for k in range(8, 17)), 251, 307, 614})
+KEPT = ": it is kept between calls"
 NEAR_ONE = {"float64": 1 - 2.0**-50, "float32": 1 - 2.0**-20}  # this alpha leaves nothing of the momentum but noise
 
 
@@ -51,7 +52,7 @@ class OwnDraws:
     """Everything the oracle sees of one sampler. `sample`: its sghmc_sample; `reference`: sghmc_step of Algorithm 1."""
 
     def __init__(self, sample, reference, *, dtype="float64", scalar_mass=False, seed=1, level=FALSE_ALARM,
-                 large=LARGE, deep=24, seeds=256):
+                 large=LARGE, deep=130, seeds=256):
         self.sample, self.reference, self.dtype, self.u = sample, reference, dtype, U[dtype]
         self.seed, self.level, self.scalar_mass, self.deep, self.seeds = seed, level, scalar_mass, deep, seeds
         self.options = dict(scalar_mass=scalar_mass, seed=seed, level=level, large=large, deep=deep, seeds=seeds)
@@ -107,7 +108,20 @@ class OwnDraws:
         return [f"seeds {self.seed} and {', '.join(same)} give the same sample"] if same else []
 
     def arguments(self):
-        return self.base.complaints
+        return self.base.complaints or self.by_memory()
+
+    def by_memory(self):
+        """Tensors that are stored by columns are the same tensors; a refusal with an exception is no wrong number."""
+        layout, start = self.middle, self.answers[0][: self.middle.n]
+        want = self.call(layout, self.seed, self.plain, start).X[-1]
+        try:
+            got = self.sample({k: np.asfortranarray(x) for k, x in layout.tensors(start).items()},
+                              lambda params: layout.tensors(0 * start), self.seed, **self.plain)
+        except Exception:
+            return []
+        if abs(layout.flat(got, "the sample") - want).max() <= 2 * reach(self.plain, abs(start).max(), 0.0, self.u):
+            return []
+        return ["params that are stored by columns give another sample: they are read in the order of memory"]
 
     def refuses(self):
         """B^ > C would be a negative variance: ValueError, no silent clamp."""
@@ -139,6 +153,20 @@ class OwnDraws:
                     return [f"{name} = {x}, an integer: {error}"] if both else []
             if both[0].shape != both[1].shape or abs(both[0] - both[1]).max() > near:
                 return [f"{name} = {x}, an integer, gives another sample than {name} = {float(x)}"]
+        return []
+
+    def kept_setting(self):
+        """Two calls with one seed that differ in eps or in the mass: without friction the sample is in proportion. One
+        that is right at first and then the same is kept."""
+        layout = Layout({"a": (59, 71), "b": (3, 5)})  # unlike all others
+        one = {**self.generic, "L": 1, "alpha": 0.0}
+        for name, power in (("eps", 1.0), *([("mass", -0.5)] if "mass" in one else [])):
+            other = {**one, name: 1.7 * one[name]}
+            D, then = (self.call(layout, self.seed, settings).X[-1] for settings in (one, other))
+            if abs(then - 1.7**power * D).max() > 4 * reach(other, 0.0, 0.0, self.u):
+                right = abs(float(D @ D) / layout.n * one.get("mass", 1.0) / one["eps"] ** 2 - 1) < 0.2
+                how = "the same sample" + KEPT * right if (then == D).all() else "a sample out of proportion"
+                return [f"{name} = {other[name]:g} after {name} = {one[name]:g} gives {how}"]
         return []
 
     def path(self):
@@ -174,7 +202,21 @@ class OwnDraws:
     def moved(self):
         """Layer 1 but for the path: W_(t+1) is affine in W_t and in the gradients with the coefficients of
         Algorithm 1, in every coordinate, at any size."""
-        return self.responded() + self.far()
+        return self.kept_setting() + self.responded() + self.huge_and_tiny() + self.far()
+
+    def huge_and_tiny(self):
+        """Gradients of any size: large ones move W_t far, small ones as much as the momentum where eps is large."""
+        layout, g = self.middle, self.answers[1][0, : self.middle.n]
+        for size, eps in ((2.0**60, 0.1), (2.0**-20, 2.0**20), (2.0**-40, 2.0**40), (2.0**-60, 2.0**60)):
+            settings, answers = {**self.plain, "L": 1, "eps": eps}, np.array([size * g, 0 * g])
+            still, moved = (self.call(layout, self.seed, settings, answers=x).X[-1] for x in (0 * answers, answers))
+            share = (moved - still) / noiseless(settings, 0 * g, answers)[-1]
+            error = 2 * reach(settings, 0.0, 64 * size, self.u) / (eps**2 / 2 * size)
+            if not (abs(share - 1) <= error).all():
+                least, how = share[abs(share - 1).argmax()] + 0, "clipped" if size > 1 else "dropped"
+                return [f"a gradient of {63 * size:.3g}, with eps = {eps:.3g}, moves X_1 by {least:.6g} of what it "
+                        f"should: {'large gradients' if size > 1 else 'small ones'} are {how}"]
+        return []
 
     def responded(self):
         return [fact for name in self.responses for fact in self.response_fact(name)]
@@ -243,7 +285,8 @@ class OwnDraws:
         """name -> (increments, settings) of calls without gradients; with alpha = 0 the momentum is alone. Where the
         sampler raises, the increments are its message."""
         runs = {"alpha = 0": {**self.plain, "L": 1, "alpha": 0.0}, "L = 1": {**self.plain, "L": 1},
-                "L = 2": {**self.plain, "L": 2}, "generic": self.generic}
+                "L = 2": {**self.plain, "L": 2}, "generic": self.generic,
+                "eps = 2^-20": {**self.plain, "L": 1, "eps": 2.0**-20}}
         if takes(self.sample, "b_hat"):
             C = self.generic["alpha"] * self.generic.get("mass", 1.0) / self.generic["eps"]
             runs["b_hat = C / 4"] = {**self.generic, "L": 2, "b_hat": C / 4}
@@ -361,11 +404,22 @@ class OwnDraws:
                            chance.mean(x, "mean of small tensors", what, (name,))]
         for k in (2**i for i in range(8) if 2 ** (i + 1) <= self.seeds):
             statistics.append(chance.lag(e.ravel(), k * self.small.n, "seeds", f"seeds s and s + {k}"))
+        statistics += [s for what, alpha in (("momentum", 0.0), ("noise", NEAR_ONE[self.dtype]))
+                       for s in self.small_sums(what, alpha)]
         for i in range(1, self.small.n):
             for j in range(i):
                 statistics.append(chance.correlation(e[:, i], e[:, j], "small tensors",
                                                      f"numbers {j} and {i} of {', '.join(self.small.shapes)}"))
         return statistics
+
+    def small_sums(self, what, alpha):
+        """Statistics of the sums over small tensors of draws that alpha shows alone, a seed for each."""
+        settings = {**self.plain, "L": 1, "alpha": alpha}
+        paths = [self.call(self.small, self.seed + 100 + k, settings).D for k in range(self.seeds)]
+        if any(len(D) != 1 for D in paths):
+            return []
+        z = np.concatenate(paths) / (settings["eps"] * (math.sqrt(2 * alpha) if alpha else 1.0))
+        return sums_of(f"{what} of {self.seeds} seeds", {"bias": z[:, self.small.parts["bias"]]})
 
     def small_tensors(self):
         return self.said("small", self.small_statistics)
@@ -397,12 +451,38 @@ def law_of(e, layout, name, means=True):
     return statistics
 
 
+LESS = {"sums over tensors": ": they are centred in each tensor",
+        "sums along axes": ": they are centred along that axis",
+        "sums of squares over tensors": ": they are normalised to their own standard deviation"}
+
+
+def sums_of(kind, draws):
+    """Statistics of draws, tensor -> (repetitions, *shape), that should be independent standard normals: their sums
+    and sums of squares over whole tensors, all together; and along the axes of each."""
+    flat = {name: z.reshape(len(z), -1) for name, z in draws.items() if z[0].size > 1}
+    whole = {"sums": np.concatenate([z.sum(axis=1) / z.shape[1] ** 0.5 for z in flat.values()]),
+             "sums of squares": np.concatenate([chance.squares(z) for z in flat.values()])}
+    statistics = [chance.variance(x, f"{what} over tensors", f"{kind}: the {what} of draws over whole tensors")
+                  for what, x in whole.items()]
+    for name, z in draws.items():
+        for axis in range(1, z.ndim) if z.ndim > 2 else ():
+            x = z.sum(axis=axis).ravel() / z.shape[axis] ** 0.5
+            where = f"{kind}: the sums of {name} along axis {axis - 1}"
+            statistics.append(chance.variance(x, "sums along axes", where))
+        if z.ndim > 2:
+            x = chance.squares(z.reshape(-1, z.shape[-1])[:256])
+            statistics.append(chance.variance(x, "sums of squares along axes", f"{kind}: the sums of squares of {name} "
+                                              "along its last axis"))
+    return statistics
+
+
 def summary(statistics):
     """One line for each group of failed statistics: the worst, and how many more."""
     groups = {}
     for s in statistics:
         groups.setdefault((s.kind, s.group), []).append(s)
-    return [f"{group}: {members[0]}" + (f", and {len(members) - 1} more" if len(members) > 1 else "")
+    return [f"{group}: {members[0]}" + LESS.get(group, "") * (members[0].value < 0.5) + (
+            f", and {len(members) - 1} more" if len(members) > 1 else "")
             for (_, group), members in groups.items()]
 
 

@@ -42,7 +42,8 @@ def path(impl, case):
     if asked and max(asked) == case.L and len(X) <= case.L + 2:
         X = X[:case.L] + [sample]  # whatever was asked at X_L
     if len(X) != case.L + 1 or not set(range(case.L)) <= set(asked):
-        places = ", ".join(dict.fromkeys(f"X_{i}" for i in asked)) or "no position"
+        places = list(dict.fromkeys(f"X_{i}" for i in asked)) or ["no position"]
+        places = ", ".join(places if len(places) < 9 else [*places[:4], "...", places[-1]])
         raise Elsewhere(f"in {case.L} leapfrogs grad is asked at {places} of a path of {len(X) - 1} moves; right is "
                         f"X_0 ... X_{case.L - 1} of a path of {case.L}")
     return np.array(X)

@@ -16,7 +16,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from oracle.arithmetic import assert_close, rational, roots
+from oracle.arithmetic import FRACTIONS, assert_close, rational, roots
 from oracle.implementations import SINGLE, numbers
 from oracle.inputs import on_one_line
 
@@ -53,18 +53,18 @@ class Case:
         varied = {name: x for name, (x, default) in varied.items() if np.any(np.not_equal(x, default))}
         return dict(eps=self.eps, L=self.L, alpha=self.alpha, **varied)
 
-    def scales(self):
-        """eps, c = 1 - alpha, M, and the standard deviation s of the noise, as fractions."""
-        eps, alpha = Fraction(self.eps), Fraction(self.alpha)
-        M, B = (rational(np.broadcast_to(x, self.n)) for x in (self.mass, self.b_hat))
-        return eps, 1 - alpha, M, roots(2 * (alpha * M - B * eps))
+    def scales(self, numbers=FRACTIONS):
+        """eps, c = 1 - alpha, M, and the standard deviation s of the noise."""
+        eps, alpha = numbers.one(self.eps), numbers.one(self.alpha)
+        M, B = (numbers.array(np.broadcast_to(x, self.n)) for x in (self.mass, self.b_hat))
+        return eps, 1 - alpha, M, numbers.roots(2 * (alpha * M - B * eps))
 
-    def force(self, X, l, positive=False):
-        """Gradient of U at X = X_l in fractions; positive: a bound of its absolute value."""
-        A, b, g = (x if x is None else rational(abs(x) if positive else x) for x in (self.A, self.b, self.g))
+    def force(self, X, l, positive=False, numbers=FRACTIONS):
+        """Gradient of U at X = X_l; positive: a bound of its absolute value."""
+        A, b, g = (x if x is None else numbers.array(abs(x) if positive else x) for x in (self.A, self.b, self.g))
         if g is not None:
             return g[l]
-        kappa = Fraction(abs(self.kappa) if positive else self.kappa)
+        kappa = numbers.one(abs(self.kappa) if positive else self.kappa)
         return product(A, X) + (b if positive else -b) + kappa * abs(X)
 
 
@@ -75,17 +75,17 @@ def product(A, x):
 
 # ---------------------------------------------------------------------------------------------- right answers, bounds
 
-def positions(case, positive=False):
-    """X_0 .. X_L of Algorithm 1 in fractions; positive: every sign made positive, the F of the rounding bound."""
-    eps, c, M, s = case.scales()
-    w, z = (rational(abs(x) if positive else x) for x in (case.w, case.z))
+def positions(case, positive=False, numbers=FRACTIONS):
+    """X_0 .. X_L of Algorithm 1; positive: every sign made positive, the F of the rounding bound."""
+    eps, c, M, s = case.scales(numbers)
+    w, z = (numbers.array(abs(x) if positive else x) for x in (case.w, case.z))
     kick = eps / 2 if positive else -eps / 2
-    Phi = roots(M) * z[0]
+    Phi = numbers.roots(M) * z[0]
     X = [w]
     for l in range(case.L):
-        Phi = c * Phi + kick * case.force(X[l], l, positive) + s * z[2 * l + 1]
+        Phi = c * Phi + kick * case.force(X[l], l, positive, numbers) + s * z[2 * l + 1]
         X.append(X[l] + eps / M * Phi)
-        Phi = c * Phi + kick * case.force(X[l + 1], l + 1, positive) + s * z[2 * l + 2]
+        Phi = c * Phi + kick * case.force(X[l + 1], l + 1, positive, numbers) + s * z[2 * l + 2]
     return X
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from oracle.arithmetic import Disagreement, close, decimals, rational
+from oracle.arithmetic import DECIMALS, Disagreement, close, decimals
 from oracle.energy import NAMES, Batch, energy_bound, gradient_bounds, truth
 from oracle.inputs import Draw
 from oracle.known_bugs import bugs_of_size, implementation
@@ -35,12 +35,13 @@ def one_of_each(L, vectors):
     """A case with one coordinate of each kind, and its W_(t+1) and F; vectors: those of mass, b_hat to vary."""
     draw = Draw(11)
     case = Case(w=draw.nonzero(KINDS, 20, 1 / 8), z=draw.nonzero((2 * L + 1, KINDS), 12, 1 / 8),
-                A=draw.nonzero(KINDS, 8, 1 / 8), b=draw.nonzero(KINDS, 20, 1 / 8), eps=0.1, L=L, alpha=0.13)
+                A=draw.nonzero(KINDS, 8, 1 / 8), b=draw.nonzero(KINDS, 20, 1 / 8), eps=min(0.1, 2 / L), L=L,
+                alpha=0.13)
     if "mass" in vectors:
         case.mass = draw.array(KINDS, 5, 80, 1 / 16)
     if "b_hat" in vectors:
         case.b_hat = draw.array(KINDS, 0, 12, 1 / 16) * case.alpha * case.mass / case.eps  # at most 3C/4
-    return case, positions(case)[-1], positions(case, positive=True)[-1]
+    return case, *(positions(case, positive, DECIMALS)[-1] for positive in (False, True))
 
 
 def assert_long(impl, n, L, vectors=()):
@@ -53,7 +54,7 @@ def assert_long(impl, n, L, vectors=()):
     def answer(impl):
         return impl.step(case.w.copy(), case.z.copy(), gradient(case), **case.settings())
 
-    bound = gamma(impl, few) * F
+    bound = DECIMALS.one(float(gamma(impl, few))) * F
     parts = [Part("W_(t+1)", answer(impl), kinds, want, bound)]
     about = f"n = {n}, L = {L}, " + (f"a vector for {' and '.join(vectors)}" if vectors else "mass = 1")
     assert_parts(parts, about, lambda row: [answer(implementation(row))], bugs_of_size("step"))
@@ -64,7 +65,7 @@ def assert_long(impl, n, L, vectors=()):
 @functools.cache
 def pairs(d):
     """A batch with one row of each kind."""
-    return Batch(*Draw(13).nonzero((4, PAIRS, 256), 4, 1 / 4)[..., :d])
+    return Batch(*Draw(13).nonzero((4, PAIRS, max(256, d)), 4, 1 / 4)[..., :d])
 
 
 @functools.cache
@@ -121,8 +122,7 @@ class Part:
         used, both = self.extremes()
         if not all(np.isfinite(x).all() for x in both):
             return False
-        exact = decimals if hasattr(self.want.flat[0], "ln") else rational
-        return all(close(exact(x), self.want[used], self.bound[used]).all() for x in both)
+        return all(close(decimals(x), self.want[used], self.bound[used]).all() for x in both)
 
     def difference(self):
         """Where it is wrong, and the first wrong number (to the 16 digits of a float)."""

@@ -9,16 +9,20 @@ from dataclasses import replace
 
 import numpy as np
 
+from oracle.arithmetic import FLOATS, Disagreement
 from oracle.cases import generic_case
-from oracle.coefficients import some_coordinates, wrong_coefficients
+from oracle.coefficients import by_size, some_coordinates, wrong_coefficients
+from oracle.corner_cases import assert_views
 from oracle.diagnosis import SPECIAL_BUGS, STEP, STEP_CANDIDATES, Observation, apart, same, some
 from oracle.implementations import NUMPY
+from oracle.inputs import Draw
 from oracle.known_bugs import implementation
 from oracle.precision import rounded_scalars, rounded_step
-from oracle.sampler import gamma, gradient, product
+from oracle.sampler import gamma, gradient, positions
 
 RIGHT = "the generic case comes out right. What is wrong is said at the tests, and may need the input shown there."
 SIZES = (1, 2, 3, 5, 7, 8, 1111)  # coordinates that do not act on each other
+MANY = "L = 130"
 SPECIAL = {  # property of a case -> in words
     "with a mass of integers": lambda case: np.asarray(case.mass).dtype.kind == "i",
     "with a b_hat of integers": lambda case: np.asarray(case.b_hat).dtype.kind == "i",
@@ -31,7 +35,13 @@ SPECIAL = {  # property of a case -> in words
     "where L is even": lambda case: case.L % 2 == 0, "where L is odd": lambda case: case.L % 2,
     "from L = 2 on": lambda case: case.L > 1, "from L = 3 on": lambda case: case.L > 2,
     "from L = 4 on": lambda case: case.L > 3, "at L = 23": lambda case: case.L == 23,
-    "at L = 23 and 24": lambda case: case.L > 20,
+    "at L = 23, 24 and 130": lambda case: case.L > 20, "at L = 130": lambda case: case.L > 100,
+    "with a tiny eps": lambda case: case.eps < 2**-40, "with a huge eps": lambda case: case.eps > 2**40,
+    "with a tiny mass": lambda case: np.max(case.mass) < 2**-40,
+    "with a huge mass": lambda case: np.max(case.mass) > 2**40,
+    "where alpha is 0": lambda case: case.alpha == 0, "where alpha is 2^-20": lambda case: case.alpha == 2**-20,
+    "where alpha is next to 1": lambda case: case.alpha > 0.9,
+    "with a mass and a b_hat for each coordinate": lambda case: np.ndim(case.mass) and np.ndim(case.b_hat),
 }
 
 
@@ -50,7 +60,8 @@ def questions(impl):
     if impl.accepts("b_hat per coordinate"):
         cases["b_hats"] = replace(generic, b_hat=np.array([0.05, 0.0, 0.02, 0.1]))
     return {**cases, **without_gradient(generic), **whole_numbers(impl, generic), "far": far(generic),
-            **{f"n = {n}": sized(generic, n) for n in SIZES}, **{f"L = {L}": sized(generic, 3, L=L) for L in (23, 24)}}
+            **huge_and_tiny(impl, generic), **{f"n = {n}": sized(generic, n) for n in SIZES},
+            **{f"L = {L}": sized(generic, 3, L=L) for L in (23, 24)}, MANY: many(generic)}
 
 
 def without_gradient(generic):
@@ -72,6 +83,26 @@ def whole_numbers(impl, generic):
     return cases
 
 
+def huge_and_tiny(impl, generic):
+    """Settings far from 1, with inputs in proportion where there are any; and both vectors at once."""
+    plain, cases = replace(generic, b_hat=0.0), {}
+    for name, s in (("2^-60", 2.0**30), ("2^60", 2.0**-30)):
+        eps = replace(plain, eps=plain.eps / s**2, z=plain.z * s**2, A=plain.A * s**4, b=plain.b * s**4)
+        mass = replace(plain, mass=plain.mass / s**2, z=plain.z / s, A=plain.A / s**2, b=plain.b / s**2)
+        cases |= {f"eps times {name}": eps} | ({f"mass times {name}": mass} if impl.accepts("mass") else {})
+    cases |= {f"alpha = {name}": replace(plain, alpha=alpha) for name, alpha in (
+        ("0", 0.0), ("2^-20", 2.0**-20), ("1 - 2^-10", 1 - 2.0**-10))}
+    if impl.accepts("mass per coordinate") and impl.accepts("b_hat per coordinate"):
+        cases["masses and b_hats"] = replace(generic, mass=np.array([2.89, 0.3, 1.7, 5.5]),
+                                             b_hat=np.array([0.05, 0.0, 0.02, 0.1]))
+    return cases
+
+
+def many(generic):
+    """130 leapfrogs of a path that is no longer than that of 20."""
+    return replace(sized(generic, 3, L=130), eps=1 / 64)
+
+
 def far(generic):
     """The generic case around a point so far from the origin that np.allclose sees no move."""
     shift = 2.0**26
@@ -89,16 +120,8 @@ def sized(generic, n, L=3):
 
 
 def reach(case):
-    """The F of oracle/sampler.py in floats: the recursion with every sign made positive (n,)."""
-    m, c = np.broadcast_to(case.mass, case.n), 1 - case.alpha
-    s = np.sqrt(2 * (case.alpha * m - case.b_hat * case.eps))
-    z, X, A, b = abs(case.z), abs(case.w), abs(case.A), abs(case.b)
-    Phi = np.sqrt(m) * z[0]
-    for l in range(case.L):
-        Phi = c * Phi + case.eps / 2 * (product(A, X) + b) + s * z[2 * l + 1]
-        X = X + case.eps / m * Phi
-        Phi = c * Phi + case.eps / 2 * (product(A, X) + b) + s * z[2 * l + 2]
-    return X
+    """F of the rounding bound (n,) in floats."""
+    return positions(case, positive=True, numbers=FLOATS)[-1]
 
 
 SHARED = {}  # question -> (right answer, F, answers of the known bugs)
@@ -132,7 +155,8 @@ def diagnose_step(impl):
     """What is wrong with a sampler: the known bug it has, or what else can be said of it; and B^ > C, if it is let
     through."""
     with np.errstate(all="ignore"):
-        texts = [x for x in (kept_between_calls(impl) or wrong_numbers(impl), refusal(impl), written(impl)) if x]
+        texts = [x for x in (kept_between_calls(impl) or kept_setting(impl) or wrong_numbers(impl) or by_memory(impl),
+                             refusal(impl), written(impl)) if x]
     return " Also: ".join(x.rstrip(".") + "." for x in texts) or RIGHT
 
 
@@ -146,9 +170,12 @@ def wrong_numbers(impl):
             raised = raised or f"the case {name} raises {type(error).__name__}: {error}"
     wrong = {name: o for name, o in seen.items() if o.wrong}
     if not wrong:
-        return raised or wrong_coefficients(impl) or rounded_step(impl)
-    return (name_of(impl, cases, seen, wrong) or raised or single(impl, seen) or rounded_step(impl)
-            or "no known bug. One input at a time: " + (wrong_coefficients(impl) or "all right" + only(cases, wrong)))
+        return raised or by_size(impl) or wrong_coefficients(impl) or rounded_step(impl)
+    if all(" times 2^" in name for name in wrong):  # where much is 0 or infinite, many bugs give one answer
+        return by_size(impl) or f"wrong{only(cases, wrong).removeprefix('; wrong')}"
+    return (name_of(impl, cases, seen, wrong) or raised or single(impl, seen) or rounded_step(impl) or by_size(impl)
+            or "no known bug. One input at a time: " + (wrong_coefficients(impl, deep=MANY in wrong)
+                                                        or "all right" + only(cases, wrong)))
 
 
 def only(cases, wrong):
@@ -184,6 +211,36 @@ def kept_between_calls(impl):
         return ""
     return "" if np.array_equal(first, again, equal_nan=True) else (
         "momentum: kept between calls, or something else is: the same input gives other bits after another call.")
+
+
+def kept_setting(impl):
+    """Whether a setting of an earlier call is used again, in words; in calls unlike all others."""
+    others = {"eps": 0.07, "alpha": 0.31, "mass": 1.7, "b_hat": 0.02}
+    for i, (name, value) in enumerate(others.items()):
+        if name in ("mass", "b_hat") and not impl.accepts(name):
+            continue
+        case = sized(generic_case(impl), 211 + i, L=9 + i)
+        case = replace(case, eps=0.11 + i / 512, alpha=0.17 + i / 512, b_hat=0.05 if impl.accepts("b_hat") else 0.0)
+        other = replace(case, **{name: value})
+        try:
+            first, then = observed(impl, case), observed(impl, other)
+        except Exception:
+            return ""
+        if then.wrong and not first.wrong and STEP in then.near({STEP: first.parts[STEP][1]}):
+            return (f"{name}: kept between calls, a call with {name} = {value:g} gets the sample of the call before, "
+                    f"which had {name} = {getattr(case, name):g}")
+    return ""
+
+
+def by_memory(impl):
+    """Whether arrays that lie in memory in another order are taken for others, in words."""
+    try:
+        assert_views(impl, Draw(1))
+    except Disagreement as error:
+        return f"arguments: read in the order of memory, {error.message}"
+    except Exception:
+        pass  # said elsewhere
+    return ""
 
 
 def name_of(impl, cases, seen, wrong):

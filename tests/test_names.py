@@ -130,9 +130,36 @@ def test_right_samplers_have_nothing_to_be_told():
 
 
 def test_special_bugs_are_named():
+    size = {"gradient: cut off at the norm 1000": "gradient clipped: it is cut off at the norm 1000.",
+            "gradient: left out where its norm is below 1e-8": "gradient of 1.45519e-11 counts as 0, of 1 as 1: ",
+            "eps: not let below 1e-5": "wrong with a tiny eps alone: "}
     for row in TABLE["step"]:
         if row.special:
-            assert row.name in diagnose_step(implementation(row)), row.name
+            assert size.get(row.name, row.name) in diagnose_step(implementation(row)), row.name
+
+
+def test_numbers_cut_off_or_dropped_by_their_size_are_named_with_it_and_nothing_else_is_accused():
+    clipped = diagnose_step(step({"return X": "return np.clip(X, -1e6, 1e6)"}))
+    assert clipped == "W_t clipped: each entry is cut off at 1e+06."
+    assert diagnose_step(step(by_gradient("np.clip(G, -1e10, 1e10)"))) == (
+        "gradient clipped: each entry is cut off at 1e+10.")
+    for settings, expected in (("eps = min(eps, 1.0)", "wrong with a huge eps alone"),
+                               ("M = np.maximum(M, 0.01)", "wrong with a tiny mass alone")):
+        text = diagnose_step(step(then(settings)))
+        assert text.startswith(expected) and KNOWN not in text, text
+    ring = diagnose_step(step({NORMAL: "return Z[j % 64]"}))
+    assert "at L = 130: rows of z in the wrong places: used are z[0] as z[0] and z[64] and z[128]" in ring, ring
+
+
+def test_a_setting_of_an_earlier_call_is_named():
+    kept = {}
+
+    def cached(w, z, grad, *, mass=1.0, **settings):
+        mass = kept.setdefault((len(w), settings["L"]), mass)
+        return NUMPY.module.sghmc_step(w, z, grad, mass=mass, **settings)
+
+    text = diagnose_step(Implementation("wrong", SimpleNamespace(sghmc_step=cached)))
+    assert text.startswith("mass: kept between calls, a call with mass = 1.7 gets the sample of the call before"), text
 
 
 def test_an_answer_of_zeros_has_no_name():

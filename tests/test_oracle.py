@@ -490,7 +490,10 @@ def test_check_names_no_bug_that_a_passing_vector_rules_out(check):
 
 def test_check_names_bugs_of_size_and_refuses_small_numbers_added_to_the_mean(check):
     few = {"size: noise repeated after 4096 coordinates", "size: nothing moved after 4096 coordinates",
-           "size: B^ of the first 1024 in every block"}
+           "size: B^ of the first 1024 in every block", "size: nothing moved after 65536 coordinates",
+           "size: the noise of 64 rows again and again", "size: at most 50 leapfrogs",
+           "size: mean of the means of chunks of 1024 pairs", "size: dot product of the first 512 features",
+           "size: no gradient for pairs after the first 512", "size: gradient of the first 1024 features"}
     for row in (row for target in TABLE for row in bugs_of_size(target)):
         code, out = check(results_of(implementation(row), "generic", "large", "many_leapfrogs"))
         failed = {line.split()[1].rstrip(":") for line in out.splitlines()

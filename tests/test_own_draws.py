@@ -23,7 +23,7 @@ def known_bugs(kind="bug"):
 
 KNOWN = known_bugs()
 UNSEEN = {"draws: swapped between the kicks", "draws: in reverse order",  # no bugs, if the draws are one's own
-          "result: caller's array written"}  # seen with a dictionary; this module hands copies to these steps
+          "result: caller's array written", "arguments: read in the order of memory"}  # seen with a dictionary; this module hands copies to these steps
 OTHERWISE = {  # named from the draws instead of the law
     "noise: one scalar broadcast to all coordinates": "one number for all coordinates",
     "momentum: one scalar broadcast to all coordinates": "one number for all coordinates",
@@ -36,6 +36,11 @@ OTHERWISE = {  # named from the draws instead of the law
     "mass: cut off to an integer where M^-1 is stored": "mass = 4, an integer, gives another sample",
     "B^: halved, if an integer": "b_hat = 1, an integer, gives another sample",
     "gradient: kept where the position is nearly the same": "is a gradient kept after a small move?",
+    "gradient: cut off at the norm 1000": "the gradient at X_0 moves X_1",
+    "gradient: left out where its norm is below 1e-8": "small ones are dropped",
+    "eps: not let below 1e-5": "eps = 2^-20, X_1 - X_0",
+    "friction: alpha not let above 0.9": "variance of single draws",
+    "mass: kept between calls": "gives the same sample: it is kept between calls",
     "B^: larger than C clamped in silence": "b_hat = 2 C is not refused"}
 
 
@@ -96,6 +101,21 @@ def blocks(seed, draw, shape):
     return np.concatenate(parts)[:n].reshape(shape)
 
 
+def centred(z):
+    return z - z.mean() if z.size > 1 else z
+
+
+def own_scale(z):
+    return z / (z * z).mean() ** 0.5 if z.size > 1 else z
+
+
+def mirrored(z):
+    """The second half of a tensor is the first in reverse order, with the other sign."""
+    flat, half = z.ravel().copy(), z.size // 2
+    flat[flat.size - half:] = -flat[:half][::-1]
+    return flat.reshape(z.shape)
+
+
 def mixed(seed, row, i, shape):
     return 0.95**0.5 * keyed(seed, row, i, shape) + 0.05**0.5 * keyed(seed, row, 9, shape)
 
@@ -133,12 +153,22 @@ GENERATORS = {  # the bug: its draws, and words of the diagnosis
     "one number for each tensor": (lambda s, r, i, n: keyed(s, r, i, ()) + np.zeros(n), "one number for all"),
     "blocks of 16": (lambda s, r, i, n: tiled(n, 16, [s, r, i]), "repeat at distance 16"),
     "blocks of 1000": (lambda s, r, i, n: tiled(n, 1000, [s, r, i]), "repeat at distance 1000"),
-    "ring buffer of 16 rows": (lambda s, r, i, n: keyed(s, r % 16, i, n), "L = 24, leapfrogs 0 and 8"),
+    "ring buffer of 16 rows": (lambda s, r, i, n: keyed(s, r % 16, i, n), "leapfrogs 0 and 8"),
     "uniform": (lambda s, r, i, n: (np.random.default_rng([s, r, i]).random(n) - 0.5) * 12**0.5, "uniform"),
     "signs": (other(np.sign), "signs"),
     "cut off at 3": (other(lambda z: np.clip(z, -3, 3)), "more than once"),
     "drawn anew beyond 3": (lambda s, r, i, n: np.where(abs(z := keyed(s, r, i, n)) > 3, keyed(s, r, i + 9, n) / 3, z),
                             "cut off at 3"),
+    "noise centred in each tensor": (lambda s, r, i, n: centred(keyed(s, r, i, n)) if r else keyed(s, r, i, n),
+                                     "noise: the sums of draws over whole tensors: variance"),
+    "momentum centred in each tensor": (lambda s, r, i, n: keyed(s, r, i, n) if r else centred(keyed(s, r, i, n)),
+                                        "they are centred in each tensor"),
+    "noise centred by nine tenths": (other(lambda z: 0.1 * z + 0.9 * centred(z)), "they are centred in each tensor"),
+    "rows centred": (other(lambda z: z - z.mean(axis=-1, keepdims=True) if z.ndim == 2 else z),
+                     "centred along that axis"),
+    "noise normalised to its own standard deviation": (
+        lambda s, r, i, n: own_scale(keyed(s, r, i, n)) if r else keyed(s, r, i, n), "normalised to their own"),
+    "mirrored": (other(mirrored), "come again in reverse order with the other sign"),
     "Laplace": (lambda s, r, i, n: np.random.default_rng([s, r, i]).laplace(size=n) / 2**0.5, "not normal"),
     "float16": (other(lambda z: z.astype(np.float16)), "float16"),
     "float32": (other(lambda z: z.astype(np.float32)), "float32"),
@@ -219,6 +249,26 @@ def kept_gradient(params, grad, seed, **settings):
     return sampler()(params, near, seed, **settings)
 
 
+def kept_mass(params, grad, seed, *, mass=1.0, **settings):
+    """The first mass of each setting and shapes is used for ever."""
+    key = *(x.shape for x in params.values()), *sorted(settings.items())
+    return sampler()(params, grad, seed, mass=KEPT_MASSES.setdefault(key, mass), **settings)
+
+
+KEPT_MASSES = {}
+
+
+def as_stored(params, grad, seed, **settings):
+    """Tensors are read in the order of memory."""
+    flat = {k: np.frombuffer(x.tobytes(order="A")).reshape(x.shape) for k, x in params.items()}
+    return sampler()(flat, grad, seed, **settings)
+
+
+def with_settings(change):
+    """A right sampler that changes its settings."""
+    return lambda params, grad, seed, **settings: sampler()(params, grad, seed, **{**settings, **change(settings)})
+
+
 OTHERS = {
     "gradient by the order of its keys": (by_order, "in the order of grad's answer"),
     "integers cut off": (of_integers, "mass = 4, an integer, gives another sample"),
@@ -230,6 +280,14 @@ OTHERS = {
     "gradient clipped by value": (by_a_gradient(lambda g, x: np.clip(g, -100, 100)), "large gradients are clipped"),
     "gradient clipped by norm": (by_a_gradient(lambda g, x: g * min(1, 1e6 / (1e-300 + np.linalg.norm(g)))),
                                  "large gradients are clipped"),
+    "gradient clipped by a huge norm": (by_a_gradient(lambda g, x: g * min(1, 1e12 / (1e-300 + np.linalg.norm(g)))),
+                                        "large gradients are clipped"),
+    "small gradients dropped": (by_a_gradient(lambda g, x: g * (abs(g) > 1e-12)), "small ones are dropped"),
+    "mass kept between calls": (kept_mass, "gives the same sample: it is kept between calls"),
+    "by the order of memory": (as_stored, "they are read in the order of memory"),
+    "at most 100 leapfrogs": (with_settings(lambda s: {"L": min(s["L"], 100)}), "100 positions from W_t, not 130"),
+    "eps not let below 1e-3": (with_settings(lambda s: {"eps": max(s["eps"], 1e-3)}), "eps = 2^-20, X_1 - X_0"),
+    "alpha not let above 0.9": (with_settings(lambda s: {"alpha": min(s["alpha"], 0.9)}), "variance of single draws"),
     "gradient normalised": (by_a_gradient(lambda g, x: g / (1 + np.linalg.norm(g))), "the gradient at X_0 moves X_1"),
     "gradient in single precision": (by_a_gradient(lambda g, x: np.float32(g)), "right to single precision"),
     "bias without gradient": (by_a_gradient(lambda g, x: g * (g.ndim > 1)), "the gradient at X_0 moves X_1"),
@@ -298,7 +356,8 @@ def long_unless(often, names):
 OFTEN = ["one key for all tensors", "one seed per tensor", "key not advanced between samples", "key used in both kicks",
          "momentum and noise from one key", "first row expanded", "blocks of 16", "uniform", "float16",
          "the last two axes, expanded over the others", "streams that are counted up by blocks too",
-         *list(OTHERS)[:6], *list(SCHEMES)[:1]]
+         "noise centred in each tensor", "noise normalised to its own standard deviation", "mirrored",
+         "gradient clipped by a huge norm", "mass kept between calls", *list(OTHERS)[:6], *list(SCHEMES)[:1]]
 
 
 @pytest.mark.parametrize("name", long_unless(OFTEN, [*GENERATORS, *OTHERS, *SCHEMES]))
@@ -332,7 +391,7 @@ def test_every_known_bug_of_the_step_is_caught_and_named_by_its_law(name, step):
 
 def test_a_sampler_with_too_few_of_many_leapfrogs_is_caught():
     step = variant({"range(L)": "range(min(L, 16))"}).sghmc_step
-    assert diagnosis(with_noise(step)) == ["with L = 24 the sample is 16 positions from W_t, not 24"]
+    assert diagnosis(with_noise(step)) == ["with L = 130 the sample is 16 positions from W_t, not 130"]
 
 
 @pytest.mark.parametrize("name", long_unless(["a key for each tensor", "fused kicks with merged noise"], RIGHT))
@@ -369,7 +428,7 @@ def p_values(k, level):
     """All statistics of run k of a right sampler, and the layers that fail at this level."""
     seen = look(with_noise(reference_numpy.sghmc_step), TINY, seed=1 + 1000 * k, level=level, deep=5, seeds=32)
     failed = [seen.law(), seen.deep_law(), seen.small_tensors(), generators.distribution(seen),
-              generators.independence(seen), generators.sharing(seen)]
+              generators.independence(seen), generators.sharing(seen), generators.sums(seen)]
     return generators.statistics(seen), failed
 
 

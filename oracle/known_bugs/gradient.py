@@ -96,6 +96,22 @@ ROWS = [
     bug("gradient: P and Z exchanged", {
         "return (g_p1, g_z1, g_p2, g_z2)": "return (g_z1, g_p1, g_z2, g_p2)"
     }, "the order is p1, z1, p2, z2"),
+    bug("gradient: entries below a millionth of the largest left out", {
+        "return (g_p1, g_z1, g_p2, g_z2)":
+            "return [np.where(abs(g) < 1e-6 * abs(g).max(), 0, g) for g in (g_p1, g_z1, g_p2, g_z2)]"
+    }, "short and long rows have gradients of any size", special="rows of different lengths"),
+    bug("gradient: m not let below 1e-6", {
+        "scale = -1 / (2 * B * m) if m > TINY else np.float64(0)":
+            "scale = -1 / (2 * B * np.maximum(m, 1e-6)) if m > TINY else np.float64(0)"
+    }, "the energy is -log m down to the smallest m", special="nearly orthogonal rows"),
+    bug("gradient: in arrays that are kept and written again", {
+        "return (g_p1, g_z1, g_p2, g_z2)": """
+            kept = cosine.__dict__.setdefault(P1.shape, [np.empty_like(P1) for _ in range(4)])
+            for x, g in zip(kept, (g_p1, g_z1, g_p2, g_z2)):
+                x[...] = g
+            return kept
+            """
+    }, "a result belongs to the caller", special="the next call"),
     bug("stop-gradient: missing", {
         "stop_grad": "False"
     }, "sg(Z): the targets get no gradient"),

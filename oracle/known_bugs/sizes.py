@@ -63,6 +63,10 @@ STEP = [
         X[:whole] = (X + eps / M * Phi)[:whole]
         """}, ALL),
     bug("size: nothing moved after 4096 coordinates", {DRIFT: "X[:4096] = (X + eps / M * Phi)[:4096]"}, ALL),
+    bug("size: nothing moved after 65536 coordinates", {DRIFT: "X[:65536] = (X + eps / M * Phi)[:65536]"}, ALL),
+    bug("size: the noise of 64 rows again and again", {NORMAL: "return Z[j % 64]"},
+        "each half-kick has a row of its own, however many leapfrogs there are"),
+    bug("size: at most 50 leapfrogs", {"range(L)": "range(min(L, 50))"}, "L leapfrogs, however many they are"),
     bug("size: slices of 1024 overlap by one coordinate", {DRIFT: """
         X = X + eps / M * Phi
         X[1024::1024] += (eps / M * Phi)[1024::1024]
@@ -107,6 +111,8 @@ ENERGY = [
         """}, WHOLE),
     bug("size: mean of the means of chunks of 32 pairs", chunk_means(32), WHOLE),
     bug("size: mean of the means of chunks of 64 pairs", chunk_means(64), WHOLE),
+    bug("size: mean of the means of chunks of 1024 pairs", chunk_means(1024), WHOLE),
+    bug("size: dot product of the first 512 features", {DOT: "s = (p * z)[:, :512].sum(axis=1)"}, ROW),
     bug("size: mean of the first 128 pairs", {MEAN: "m = np.mean(((np.abs(s12) + np.abs(s21)) / 2)[:128])"}, WHOLE),
     bug("size: sum of the first 128 pairs over B", {
         MEAN: "m = np.sum(((np.abs(s12) + np.abs(s21)) / 2)[:128]) / len(s12)"
@@ -140,6 +146,14 @@ GRADIENT = [
         scale = scale * (np.arange(B) < (B // 32 * 32 or B))[:, None]
         {SLOPES}
         """}, "every pair has a gradient"),
+    bug("size: no gradient for pairs after the first 512", {SLOPES: f"""
+        scale = scale * (np.arange(B) < 512)[:, None]
+        {SLOPES}
+        """}, "every pair has a gradient"),
+    bug("size: gradient of the first 1024 features", {
+        "ds_dZ = (p - s[:, None] * z) / Z_norm":
+            "ds_dZ = (p - s[:, None] * z) / Z_norm * (np.arange(z.shape[1]) < 1024)"
+    }, "every feature has a gradient"),
     bug("size: 1/B of at most 128 pairs", {"B = len(P1)": "B = min(len(P1), 128)"}, WHOLE),
     bug("size: gradient of the first 64 features", {
         "ds_dP = (z - s[:, None] * p) / P_norm": "ds_dP = (z - s[:, None] * p) / P_norm * (np.arange(p.shape[1]) < 64)"

@@ -450,6 +450,49 @@ ROWS = [
             return kept['g']
             """
     }, "a small move has another gradient too: allclose is not equal", special="small moves"),
+    bug("gradient: cut off at the norm 1000", {
+        "return _vector(grad(X.copy()), w.shape, 'grad(X)')": """
+            g = _vector(grad(X.copy()), w.shape, 'grad(X)')
+            return g * min(1, 1000 / max(np.sqrt((g * g).sum()), 1e-300))
+            """
+    }, "the whole gradient counts, whatever its size", special="large gradients"),
+    bug("gradient: left out where its norm is below 1e-8", {
+        "return _vector(grad(X.copy()), w.shape, 'grad(X)')": """
+            g = _vector(grad(X.copy()), w.shape, 'grad(X)')
+            return g * (np.sqrt((g * g).sum()) > 1e-8)
+            """
+    }, "the whole gradient counts, whatever its size", special="small gradients"),
+    bug("eps: not let below 1e-5", {
+        "w, Z, M, B_hat = _checked(w, z, eps, L, alpha, mass, b_hat)": """
+            w, Z, M, B_hat = _checked(w, z, eps, L, alpha, mass, b_hat)
+            eps = max(eps, 1e-5)
+            """
+    }, "any positive step size is one", special="a tiny eps"),
+    bug("friction: alpha not let above 0.9", {
+        "w, Z, M, B_hat = _checked(w, z, eps, L, alpha, mass, b_hat)": """
+            w, Z, M, B_hat = _checked(w, z, eps, L, alpha, mass, b_hat)
+            alpha = min(alpha, 0.9)
+            """
+    }, "alpha is any number below 1", special="alpha next to 1"),
+    bug("noise: that of alpha = 1 where alpha is 0", {
+        "C = alpha * M / eps": "C = (alpha or 1) * M / eps"
+    }, "without friction there is no noise", special="alpha 0"),
+    bug("B^: the mean of its entries where each coordinate has a mass", {
+        "noise_variance = 2 * (C - B_hat) * eps":
+            "noise_variance = 2 * (C - (B_hat.mean() if np.ndim(mass) and np.ndim(b_hat) else B_hat)) * eps"
+    }, "each coordinate has its own B^", special="a mass and a b_hat for each coordinate"),
+    bug("mass: kept between calls", {
+        "w, Z, M, B_hat = _checked(w, z, eps, L, alpha, mass, b_hat)": """
+            w, Z, M, B_hat = _checked(w, z, eps, L, alpha, mass, b_hat)
+            M = _vector.__dict__.setdefault((len(w), eps, alpha, L, str(b_hat)), M)
+            """
+    }, "a setting belongs to one call", special="a second call with another mass"),
+    bug("arguments: read in the order of memory", {
+        "w, Z, M, B_hat = _checked(w, z, eps, L, alpha, mass, b_hat)": """
+            as_stored = np.frombuffer(z.tobytes(order='A'))
+            w, Z, M, B_hat = _checked(w, as_stored.reshape(z.shape), eps, L, alpha, mass, b_hat)
+            """
+    }, "an array is its entries, however they are stored", special="arrays stored by columns"),
     bug("mass: ignored altogether", {
         "w, Z, M, B_hat = _checked(w, z, eps, L, alpha, mass, b_hat)": """
             w, Z, M, B_hat = _checked(w, z, eps, L, alpha, mass, b_hat)
