@@ -394,10 +394,6 @@ def gratings(count, seed):
     pairs = np.random.default_rng(0).uniform(0.3, 0.7, (10, 2, 3))
     low, high = (pairs[labels] + rng.normal(0, 0.03, (count, 2, 3))).transpose(1, 0, 2)[..., None, None]
     images = low + (high - low) * (0.5 + 0.5 * wave[:, None])
-    for _ in range(2):  # blobs of any colour
-        cy, cx, radius = rng.uniform(-1, 1, column), rng.uniform(-1, 1, column), rng.uniform(0.1, 0.2, column)
-        blob = np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / radius**2)[:, None]
-        images += blob * (rng.uniform(0, 1, (count, 3, 1, 1)) - images)
     images += rng.normal(0, 0.4, images.shape)  # keeps an untrained network well below what training reaches
     return torch.from_numpy((255 * images.clip(0, 1)).astype(np.uint8)), torch.from_numpy(labels)
 
