@@ -26,6 +26,26 @@ def integer_cases(draw, impl):
         yield deepest(replace(case, b_hat=shares * int(C / 4)), impl)
 
 
+def refused_cases(impl, case):
+    """The case with B^ = 2C in all coordinates, then in the last one alone: (where, case)."""
+    C = np.broadcast_to(case.alpha * case.mass / case.eps, case.n)
+    yield "in all coordinates", replace(case, b_hat=2 * float(C[0]) if np.ndim(case.mass) == 0 else 2 * C)
+    if impl.accepts("b_hat per coordinate") and case.n > 1:
+        yield "in one coordinate", replace(case, b_hat=2 * C * (np.arange(case.n) == case.n - 1))
+
+
+def written_arguments(impl, case):
+    """Names of the arrays that the caller finds changed: in this case, with mass 1, and with an array of masses."""
+    masses = np.full(case.n, case.mass) if impl.accepts("mass per coordinate") else case.mass
+    for one in (case, replace(case, mass=1.0, b_hat=0.0), replace(case, mass=masses)):
+        given = {"w": one.w.copy(), "z": one.z.copy(), **one.settings()}
+        before = {name: np.copy(x) for name, x in given.items()}
+        impl.step(grad=gradient(one), **given)
+        if changed := [name for name, x in given.items() if not np.array_equal(x, before[name])]:
+            return changed
+    return []
+
+
 def rotatable_case(draw, impl):
     """A case of the exact class whose numbers leave room for sums of four halves."""
     A = draw.array((4, 4), -1, 1)

@@ -12,7 +12,7 @@ import numpy as np
 from oracle.arithmetic import FLOATS, Disagreement
 from oracle.cases import generic_case
 from oracle.coefficients import by_size, some_coordinates, wrong_coefficients
-from oracle.corner_cases import assert_views
+from oracle.corner_cases import assert_views, refused_cases, written_arguments
 from oracle.diagnosis import SPECIAL_BUGS, STEP, STEP_CANDIDATES, Observation, apart, same, some
 from oracle.implementations import NUMPY
 from oracle.inputs import Draw
@@ -190,13 +190,10 @@ def only(cases, wrong):
 
 def written(impl):
     """Whether an argument of the caller is written, in words."""
-    case = generic_case(impl)
-    w, z = case.w.copy(), case.z.copy()
     try:
-        impl.step(w, z, gradient(case), **case.settings())
+        names = written_arguments(impl, generic_case(impl))
     except Exception:
         return ""
-    names = [name for name, x, y in (("w", w, case.w), ("z", z, case.z)) if not np.array_equal(x, y)]
     return f"the caller's {' and '.join(names)} is written: copy it before adding to it" if names else ""
 
 
@@ -319,12 +316,13 @@ def refusal(impl):
     """B^ > C has to be an error."""
     if not impl.accepts("b_hat"):
         return ""
-    case = generic_case(impl)
-    try:
-        got = sample(impl, replace(case, b_hat=2 * case.alpha * case.mass / case.eps))
-    except ValueError:
-        return ""
-    except Exception as error:
-        return f"b_hat = 2 C raises {type(error).__name__} instead of a ValueError: {error}"
-    return (f"b_hat = 2 C is not refused: the noise variance 2 (C - B^) eps is negative there, but W_(t+1)[0] is "
-            f"{got[0]:.6g} instead of a ValueError.")
+    for where, case in refused_cases(impl, generic_case(impl)):
+        try:
+            got = sample(impl, case)
+        except ValueError:
+            continue
+        except Exception as error:
+            return f"b_hat = 2 C {where} raises {type(error).__name__} instead of a ValueError: {error}"
+        return (f"b_hat = 2 C {where} is not refused: the noise variance 2 (C - B^) eps is negative there, but "
+                f"W_(t+1)[{case.n - 1}] is {got[-1]:.6g} instead of a ValueError.")
+    return ""

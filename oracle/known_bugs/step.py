@@ -346,6 +346,13 @@ ROWS = [
             caller[:] = w + eps
             """
     }, "w belongs to the caller", writes_caller=True),
+    bug("draws: written in place where the mass is 1", {
+        "Phi = np.sqrt(M) * normal(0)": """
+            Phi = np.sqrt(M) * normal(0)
+            if np.all(M == 1):
+                np.asarray(z)[:1] *= 1 - alpha
+            """
+    }, "sqrt(1) z[0] is z[0] itself only if it is copied: z belongs to the caller", writes_caller=True),
     bug("draws: swapped between the kicks", {
         "return Z[j] if j < len(Z) else np.zeros_like(w)": """
             j = j and (j - 1 ^ 1) + 1
@@ -383,6 +390,9 @@ ROWS = [
                                  'the noise variance is negative')
             """: ""
     }, "a negative variance is an error, not zero noise", refuses=True),
+    bug("B^: larger than C refused only if it is so everywhere", {
+        "if not np.all(noise_variance >=": "if not np.any(noise_variance >="
+    }, "one coordinate is enough", refuses=True),
     bug("noise: friction lost where two kicks are fused", {
         "noise_std * normal(2 * l + 2)": "noise_std / (1 - alpha) * normal(2 * l + 2)"
     }, "what the second kick adds is damped by the next kick"),
