@@ -401,6 +401,7 @@ def test_a_step_writes_no_argument_shares_no_memory_and_keeps_no_state(impl, dra
     first = numbers(raw, w.shape, "sghmc_step returns")
     assert not (names := corner.written_arguments(impl, case)), f"written: the caller's {' and '.join(names)}"
     run(impl, replace(case, w=case.w + 1, z=case.z[::-1] - 1))
+    assert (numbers(raw, w.shape, "sghmc_step returns") == first).all(), "the next call writes into this result"
     w += 1
     z += 1
     assert (numbers(raw, w.shape, "sghmc_step returns") == first).all(), "the result shares memory with an argument"
