@@ -4,6 +4,7 @@ Whoever answers the gradients sees the positions X_0 .. X_L. Steps with injected
 the same way, so that all that is seen of a sampler can be seen of a known bug.
 """
 
+import functools
 import inspect
 import math
 from dataclasses import dataclass
@@ -88,11 +89,18 @@ def takes(function, keyword):
 
 def reach(settings, w, g, u):
     """The rounding bound gamma_k F of every position, one number: that of oracle/sampler.py for draws of Z_MAX."""
-    L, mass = settings["L"], settings.get("mass", 1.0)
-    m = np.concatenate([np.ravel(x) for x in (mass.values() if isinstance(mass, dict) else [mass])])
+    mass = settings.get("mass", 1.0)
+    m = {y for x in (mass.values() if isinstance(mass, dict) else [mass]) for y in np.ravel(x).tolist()}
+    return farthest(settings["eps"], settings["L"], settings["alpha"], frozenset(m), w, g, u)
+
+
+@functools.lru_cache(maxsize=1000)
+def farthest(eps, L, alpha, masses, w, g, u):
+    """`reach` for the numbers of `masses`."""
+    m = np.array(sorted(masses))
     none = np.zeros(m.size)
     case = Case(w=none + w, z=np.full((2 * L + 1, m.size), Z_MAX), A=none, b=none, g=np.full((L + 1, m.size), g),
-                eps=settings["eps"], L=L, alpha=settings["alpha"], mass=m)
+                eps=eps, L=L, alpha=alpha, mass=m)
     k = operations(case)
     return k * u / (1 - k * u) * float(np.max(positions(case, positive=True, numbers=FLOATS)[-1]))
 
@@ -169,6 +177,13 @@ def noise_map(step, settings):
 
     Broken: the increments of a coordinate are not K times its own draws.
     """
+    return solved_for(step, tuple(settings.items()))
+
+
+@functools.lru_cache(maxsize=2000)
+def solved_for(step, settings):
+    """`noise_map` of settings as a tuple of pairs."""
+    settings = dict(settings)
     count = rows_of(step, settings["L"])
     rng = np.random.default_rng(2)
     base = 1 + np.arange(count)[:, None] % 3

@@ -24,6 +24,7 @@ SETTINGS = dict(derandomize=not RANDOM, database=None, deadline=None, phases=[Ph
                 suppress_health_check=list(HealthCheck), report_multiple_bugs=False, print_blob=False,
                 verbosity=Verbosity.quiet)  # our own message says it all
 PROPERTIES = []  # (check, capability), run by pytest on the implementations, by the kill matrix on the known bugs
+KILLS = {}  # check -> how many bugs it was the first to fail: the next bug meets these first
 FIXED, SIZED = set(), set()  # checks that draw nothing; those of them at real sizes
 
 
@@ -105,11 +106,12 @@ def first_failure(impl, seeds=2, sized=False):
     """Name of the first property that the implementation fails on fixed inputs, or None; sized: only those at real
     sizes are tried."""
     for seed in range(seeds):
-        for check, capability in PROPERTIES:
+        for check, capability in sorted(PROPERTIES, key=lambda row: -KILLS.get(row[0], 0)):
             if impl.has(capability) and not (seed and check in FIXED) and (check in SIZED or not sized):
                 try:
                     with np.errstate(all="ignore"):
                         check(impl, Draw(seed))
                 except Exception:
+                    KILLS[check] = KILLS.get(check, 0) + 1
                     return check.__name__
     return None
