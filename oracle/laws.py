@@ -129,7 +129,7 @@ def measured_friction(seen):
     """r: what a step leaves of the momentum that a gradient gave, from two successive increments; None: not seen."""
     for i in range(seen.generic["L"]):
         path, _, answers = seen.responses[f"the gradient at X_{i}"]
-        if path.X.shape == seen.base.X.shape:
+        if path.X.shape == seen.base.X.shape and len(path.X) > 1:
             moved = np.diff(path.X - seen.base.X, axis=0)
             size = abs(moved).max(axis=1)
             l = int(np.argmax(size > 1e-9 * max(size.max(), 1e-300)))
@@ -262,6 +262,8 @@ def diagnosis(seen, known):
     if not seen.repeatable:  # nothing cancels between two calls then
         return lines + (["momentum kept between samples: a sample goes on with the momentum of the one before"]
                         if kept_momentum(seen) else repeats + seen.law())
+    if len(seen.base.X) == 1 and any(len(path.X) > 1 for path, *_ in seen.responses.values()):
+        return [*lines, "nothing moves where all gradients are 0: noise and momentum must not depend on the gradient"]
     exact, law = seen.path() + seen.responded(), seen.law()
     if exact and seen.dtype == "float64" and not diagnosis(seen.in_single_precision(), known):
         return [*lines, "right to single precision; set DTYPE = 'float32', or look for a hidden float32"]

@@ -139,10 +139,11 @@ def test_unknown_bugs_of_the_sampler_are_described_by_their_coefficients():
 
 
 def test_a_missing_value_error_is_said_to_be_that_and_not_a_bug_of_other_settings():
-    clamped = next(implementation(row) for row in TABLE["step"] if row.refuses)
+    clamped, everywhere = (implementation(row) for row in TABLE["step"] if row.refuses)
     with pytest.raises(AssertionError, match="instead of a ValueError. There the noise variance .* is negative"):
         CHECKS["test_b_hat_larger_than_the_friction_is_refused"](clamped, Draw(0))
-    assert diagnose_step(clamped).startswith("b_hat = 2 C is not refused: ")
+    assert diagnose_step(clamped).startswith("b_hat = 2 C in all coordinates is not refused: ")
+    assert diagnose_step(everywhere).startswith("b_hat = 2 C in one coordinate is not refused: ")
 
 
 @pytest.mark.parametrize("target", ["energy", "gradient"])

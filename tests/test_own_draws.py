@@ -219,6 +219,12 @@ def spoiled(after):
     return lambda params, grad, seed, **settings: after(params, right(params, grad, seed, **settings))
 
 
+def at_rest_without_gradient(params, grad, seed, **settings):
+    if not any(np.any(g) for g in grad(params).values()):
+        return {k: x.copy() for k, x in params.items()}
+    return sampler()(params, grad, seed, **settings)
+
+
 def written(params, sample):
     for k in params:
         params[k][...] = sample[k]
@@ -293,6 +299,7 @@ OTHERS = {
     "gradient in single precision": (by_a_gradient(lambda g, x: np.float32(g)), "right to single precision"),
     "bias without gradient": (by_a_gradient(lambda g, x: g * (g.ndim > 1)), "the gradient at X_0 moves X_1"),
     "caller's params written": (spoiled(written), "the caller's params are written to"),
+    "at rest without gradient": (at_rest_without_gradient, "nothing moves where all gradients are 0"),
     "W_t returned": (spoiled(lambda params, sample: params), "result: W_t returned"),
     "names lost": (spoiled(lambda params, sample: list(sample.values())), "the sample is list, not a dictionary"),
     "flat tensors": (spoiled(lambda params, sample: {k: np.ravel(x) for k, x in sample.items()}), "has shape"),

@@ -391,7 +391,8 @@ ROWS = [
             """: ""
     }, "a negative variance is an error, not zero noise", refuses=True),
     bug("B^: larger than C refused only if it is so everywhere", {
-        "if not np.all(noise_variance >=": "if not np.any(noise_variance >="
+        "np.all(noise_variance >= -16 * UNIT_ROUNDOFF * alpha * M)":
+            "np.any(noise_variance >= -16 * UNIT_ROUNDOFF * alpha * M)"
     }, "one coordinate is enough", refuses=True),
     bug("noise: friction lost where two kicks are fused", {
         "noise_std * normal(2 * l + 2)": "noise_std / (1 - alpha) * normal(2 * l + 2)"
