@@ -40,7 +40,12 @@ class Numbers:
 
 FRACTIONS = Numbers(Fraction, rational, roots)
 DECIMALS = Numbers(Decimal, decimals, np.vectorize(Decimal.sqrt, otypes=[object]))  # 60 digits, for long recursions
-FLOATS = Numbers(float, np.asarray, np.sqrt)
+FLOATS = Numbers(float, np.array, np.sqrt)
+
+
+def contents(*values):
+    """A key for arrays and numbers that are the same to the bit."""
+    return tuple((x.shape, x.dtype.char, x.tobytes()) if isinstance(x, np.ndarray) else (type(x), x) for x in values)
 
 
 def inner(a, b):

@@ -11,12 +11,12 @@ No tolerance here is chosen. There are two classes of inputs, and for both the r
   k = L (2n + 18) + 4 leaves room for every rewriting. Higham, Accuracy and Stability, chapter 3.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 
 import numpy as np
 
-from oracle.arithmetic import FRACTIONS, assert_close, rational, roots
+from oracle.arithmetic import FRACTIONS, assert_close, contents, rational, roots
 from oracle.implementations import SINGLE, numbers
 from oracle.inputs import on_one_line
 
@@ -77,6 +77,21 @@ def product(A, x):
 
 def positions(case, positive=False, numbers=FRACTIONS):
     """X_0 .. X_L of Algorithm 1; positive: every sign made positive, the F of the rounding bound."""
+    key = contents(*(getattr(case, field.name) for field in fields(case)), positive, numbers)
+    if key not in POSITIONS:
+        if len(POSITIONS) >= 20_000:
+            POSITIONS.clear()
+        POSITIONS[key] = walked(case, positive, numbers)
+        for x in POSITIONS[key]:
+            x.flags.writeable = False
+    return list(POSITIONS[key])
+
+
+POSITIONS = {}  # (case, positive, numbers) -> X_0 .. X_L: other implementations meet the same cases
+
+
+def walked(case, positive, numbers):
+    """`positions`, computed."""
     eps, c, M, s = case.scales(numbers)
     w, z = (numbers.array(abs(x) if positive else x) for x in (case.w, case.z))
     kick = eps / 2 if positive else -eps / 2

@@ -440,7 +440,7 @@ def p_values(k, level):
     return generators.statistics(seen), failed
 
 
-@pytest.mark.parametrize("runs, most", [(60, 13), pytest.param(400, 42, marks=pytest.mark.long)])
+@pytest.mark.parametrize("runs, most", [(40, 10), pytest.param(400, 42, marks=pytest.mark.long)])
 def test_right_samplers_fail_about_as_often_as_the_level_says(runs, most):
     """The statistics are nearly independent, so that Bonferroni's bound is nearly reached: at 5 %, 4.5 % fail (equal
     draws have 5 % of the budget and spend none of it). Every p value but that of the shape is exact."""
@@ -453,7 +453,7 @@ def test_right_samplers_fail_about_as_often_as_the_level_says(runs, most):
             for limit in (0.5, 0.05, 0.005):
                 below.setdefault((kind, limit), []).append(np.mean(p < limit))
     print(f"{failures} of {runs} right runs fail at a level of {level}")
-    assert runs / 100 <= failures <= most  # for 4.5 %: below with probability 6 % (400: 1e-5), above with 1e-6
+    assert runs / 100 <= failures <= most  # for 4.5 %: below with probability 16 % (400: 1e-5), above with 1e-6
     for (kind, limit), shares in below.items():
         share, error = np.mean(shares), np.std(shares) / runs**0.5
         print(f"{kind}: {share:.4f} +- {error:.4f} of the p values are below {limit}")
