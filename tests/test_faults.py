@@ -659,9 +659,10 @@ def test_a_reader_that_goes_away_saves_the_run_and_nobody_is_told(popen, run, pi
     _, err = process.communicate()
     assert (process.returncode, err) == (141, "")
     step = torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)["step"]
-    assert step in (2, 3, 4)  # it prints a rate at step 3 and a row at step 4
-    assert run(f"{LINE} 4")[0] == 0
-    assert_same_run(chains[4], tmp_path / "run")
+    assert step >= 2  # where it next prints: at 3 or 4, later if this test was slow
+    length = max(step, 4)
+    assert run(f"{LINE} {length}")[0] == 0
+    assert_same_run(chains[4] if length == 4 else run(f"{LINE} {length}", "other")[3], tmp_path / "run")
 
 
 def test_a_second_process_on_the_same_folder_is_refused(popen, run, begun):
