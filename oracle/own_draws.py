@@ -124,7 +124,7 @@ class OwnDraws:
             moved = sample(start) - sample(0 * start)
         except Exception:
             return []
-        if abs(moved - start).max() <= 2 * reach(self.plain, abs(start).max(), 0.0, self.u):
+        if abs(moved - start).max() < 1 / 16:  # two entries of the start differ by 1/4 or not at all
             return []
         return ["params that are stored by columns start elsewhere: they are read in the order of memory"]
 

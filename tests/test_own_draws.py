@@ -404,7 +404,8 @@ def test_a_sampler_with_too_few_of_many_leapfrogs_is_caught():
     assert diagnosis(with_noise(step)) == ["with L = 130 the sample is 16 positions from W_t, not 130"]
 
 
-@pytest.mark.parametrize("name", long_unless(["a key for each tensor", "noise in the order of memory", "fused kicks with merged noise"], RIGHT))
+@pytest.mark.parametrize("name", long_unless(
+    ["a key for each tensor", "noise in the order of memory", "fused kicks with merged noise"], RIGHT))
 def test_every_right_sampler_is_accepted_whatever_its_order_of_draws(name):
     sample, options = RIGHT[name]
     seen = look(sample, **options)
