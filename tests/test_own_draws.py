@@ -343,7 +343,16 @@ def by_hand(seed, row, i, shape):
     return np.sqrt(-2 * np.log1p(-rng.random(shape))) * np.cos(2 * np.pi * rng.random(shape))
 
 
+def noise_by_memory(params, grad, seed, **settings):
+    """A right sampler that deals its draws out in the order of memory."""
+    def draw(seed, row, i, shape):
+        z, x = keyed(seed, row, i, shape), list(params.values())[i]
+        return z.ravel().reshape(shape, order="F") if x.ndim > 1 and x.flags.f_contiguous else z
+    return sampler(draw)(params, grad, seed, **settings)
+
+
 RIGHT = {
+    "noise in the order of memory": (noise_by_memory, {}),
     "a key for each tensor": (sampler(), {}),
     "one stream": (with_noise(reference_numpy.sghmc_step), {}),
     "fused kicks with merged noise": (merged, {"scalar_mass": True}),
@@ -402,7 +411,8 @@ def test_a_sampler_with_too_few_of_many_leapfrogs_is_caught():
     assert diagnosis(with_noise(step)) == ["with L = 130 the sample is 16 positions from W_t, not 130"]
 
 
-@pytest.mark.parametrize("name", long_unless(["a key for each tensor", "fused kicks with merged noise"], RIGHT))
+@pytest.mark.parametrize("name", long_unless(
+    ["a key for each tensor", "noise in the order of memory", "fused kicks with merged noise"], RIGHT))
 def test_every_right_sampler_is_accepted_whatever_its_order_of_draws(name):
     sample, options = RIGHT[name]
     seen = look(sample, **options)
