@@ -262,8 +262,8 @@ def diagnosis(seen, known):
     if not seen.repeatable:  # nothing cancels between two calls then
         return lines + (["momentum kept between samples: a sample goes on with the momentum of the one before"]
                         if kept_momentum(seen) else repeats + seen.law())
-    if len(seen.base.X) == 1 and any(len(path.X) > 1 for path, *_ in seen.responses.values()):
-        return [*lines, "nothing moves where all gradients are 0: noise and momentum must not depend on the gradient"]
+    if depends := noise_by_gradient(seen):
+        return lines + depends
     exact, law = seen.path() + seen.responded(), seen.law()
     if exact and seen.dtype == "float64" and not diagnosis(seen.in_single_precision(), known):
         return [*lines, "right to single precision; set DTYPE = 'float32', or look for a hidden float32"]
@@ -282,6 +282,17 @@ def diagnosis(seen, known):
         lines += (seen.deep_law() + seen.small_tensors() + generators.distribution(seen)
                   + generators.sums(seen) + generators.independence(seen))
     return lines
+
+
+def noise_by_gradient(seen):
+    """What is left out where all gradients are 0: all moves, or friction and noise; [] if nothing is."""
+    path, _, answers = seen.responses["the gradient at X_0"]
+    moves, must = np.diff(seen.base.X, axis=0), "where all gradients are 0: noise must not depend on the gradient"
+    if len(path.X) == 1 or not len(moves):
+        return [f"nothing moves {must}"] * (len(path.X) > 1)
+    pushed = (path.X[1] - seen.base.X[1]) / answers[0]  # one number, if the gradient alone makes the difference
+    steady = abs(np.diff(moves, axis=0)).max() <= 1e-9 * abs(moves).max()
+    return [f"neither friction nor noise acts {must}"] * bool(steady and np.ptp(pushed) > 1e-3 * abs(pushed).max())
 
 
 def named(seen, known):

@@ -22,6 +22,7 @@ import numpy as np
 import reference_numpy
 from oracle import chance
 from oracle.calls import Broken, Layout, U, call, noise_map, reach, takes, with_noise
+from oracle.diagnosis import some
 
 FALSE_ALARM = 1e-6
 SHARES = {"law": 0.25, "deep": 0.1, "small": 0.2, "draws": 0.05, "sums": 0.05, "sharing": 0.05, "independence": 0.3}
@@ -100,6 +101,9 @@ class OwnDraws:
         layout, settings, first = self.middle, self.generic, self.again[0]
         if not self.repeatable:
             return [f"a second call with the same seed, {self.seed}, gives another sample"]
+        zero, again = (self.call(layout, 0, settings).X for _ in range(2))
+        if zero.shape != again.shape or (zero != again).any():
+            return ["a second call with seed 0 gives another sample: is 0 taken for no seed at all?"]
         near, same = reach(settings, 0.0, 0.0, self.u), []
         for other in (self.seed + k for k in (1, 2, 3, 10, 100, 256, 1000, 2**16, 2**20)):
             X = self.call(layout, other, settings).X[-1]
@@ -177,10 +181,13 @@ class OwnDraws:
     def path(self):
         """grad is asked at X_0, X_1 ... (X_L may be left out), and the sample is X_L."""
         L, path = self.generic["L"], self.base
-        places = sorted(set(path.asked))
+        places, moves = sorted(set(path.asked)), np.diff(path.X, axis=0) != 0
+        if len(moves) > L and (moves.sum(axis=0) == L).all():
+            return [f"in {L} leapfrogs there are {len(moves)} moves, each of some tensors: a tensor's gradient is to "
+                    "be asked where all tensors have moved"]
         if len(path.X) != L + 1 or places not in (list(range(L)), list(range(L + 1))):
             stops = "W_t itself" if len(path.X) == 1 else f"{len(path.X) - 1} more positions"
-            where = ", ".join(f"X_{i}" for i in path.asked) or "none"
+            where = some([f"X_{i}" for i in path.asked], ", ") or "none"
             return [f"in {L} leapfrogs grad is asked at {where} of a path of {stops}; right is X_0 ... X_{L - 1}, "
                     f"X_{L} optional, of a path that ends with the sample X_{L}"]
         return []

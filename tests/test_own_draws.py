@@ -225,6 +225,34 @@ def at_rest_without_gradient(params, grad, seed, **settings):
     return sampler()(params, grad, seed, **settings)
 
 
+def steady_without_gradient(params, grad, seed, *, eps, L, alpha, mass=1.0, b_hat=0.0):
+    """Algorithm 1, but a kick is left out where all gradients are 0; its draws are made all the same."""
+    X, rng = {k: x.copy() for k, x in params.items()}, np.random.default_rng(seed)
+    Phi = {k: np.sqrt(mass) * rng.standard_normal(x.shape) for k, x in X.items()}
+    for j in range(2 * L):
+        g, z = grad(X), {k: rng.standard_normal(x.shape) for k, x in X.items()}
+        if any(np.any(x) for x in g.values()):
+            noise_std = np.sqrt(2 * (alpha * mass - b_hat * eps))
+            Phi = {k: (1 - alpha) * Phi[k] - eps / 2 * g[k] + noise_std * z[k] for k in X}
+        X = X if j % 2 else {k: X[k] + eps / mass * Phi[k] for k in X}
+    return X
+
+
+def tensor_by_tensor(params, grad, seed, *, L, **settings):
+    """L samples' worth of moves, but each tensor is kicked and moved before the next one's gradient is asked."""
+    X, rng = {k: x.copy() for k, x in params.items()}, np.random.default_rng(seed)
+    Phi = {k: rng.standard_normal(x.shape) for k, x in X.items()}
+    for _ in range(L):
+        for k in X:
+            Phi[k] = Phi[k] - settings["eps"] / 2 * grad(X)[k]
+            X[k] = X[k] + settings["eps"] * Phi[k]
+    return X
+
+
+def seed_or_none(params, grad, seed, **settings):
+    return sampler()(params, grad, seed or int(np.random.default_rng().integers(2**40)), **settings)
+
+
 def written(params, sample):
     for k in params:
         params[k][...] = sample[k]
@@ -299,6 +327,9 @@ OTHERS = {
     "gradient in single precision": (by_a_gradient(lambda g, x: np.float32(g)), "right to single precision"),
     "bias without gradient": (by_a_gradient(lambda g, x: g * (g.ndim > 1)), "the gradient at X_0 moves X_1"),
     "caller's params written": (spoiled(written), "the caller's params are written to"),
+    "steady without gradient": (steady_without_gradient, "neither friction nor noise acts where all gradients are 0"),
+    "tensors one after another": (tensor_by_tensor, "a tensor's gradient is to be asked where all tensors have moved"),
+    "seed 0 is none": (seed_or_none, "a second call with seed 0 gives another sample"),
     "at rest without gradient": (at_rest_without_gradient, "nothing moves where all gradients are 0"),
     "W_t returned": (spoiled(lambda params, sample: params), "result: W_t returned"),
     "names lost": (spoiled(lambda params, sample: list(sample.values())), "the sample is list, not a dictionary"),
