@@ -67,7 +67,7 @@ def energy(p1, z1, p2, z2, stop_grad, similarity="abscos"):
         m = mean over the batch of 1/2 ( |P1.Z2| + |P2.Z1| ),        U = -log m
 
     p1, z1, p2, z2 (B, d): raw predictions and encodings of view 1 and 2. `stop_grad` detaches the targets Z: the
-    value stays, the gradient through Z is gone. Finite for every finite input: m is clamped to [tiny, 1] (D20).
+    value stays, the gradient through Z is gone. U is finite for finite inputs: m is clamped to [tiny, 1] (D20).
     The mean is inside the logarithm (D4). Of the Note: "cos" is SimSiam's loss + 1, "l2" the Gaussian's -log Q.
     """
     if similarity not in ("abscos", "cos", "l2") or not len(p1) or len({x.shape for x in (p1, z1, p2, z2)}) > 1:
@@ -609,7 +609,7 @@ def sghmc_sample(chain):
 
 
 def sample_columns(cfg, last_drift, U, grad_norm, force):
-    """Columns of a sample from its last drift (n,), and U, its gradient's norm and the rms of s grad U at its start."""
+    """Columns of a sample from its last drift (n,), and of its start: U, its gradient's norm, the rms of the force."""
     Phi = cfg.mass * last_drift / cfg.eps  # after the last computed half-kick
     # the first drift is eps/M ((1 - alpha) Phi_0 - eps/2 g + N(0, 2 alpha M)): its second term over the random ones
     noise = math.sqrt((1 - cfg.alpha) ** 2 * cfg.phi_std**2 + 2 * cfg.alpha * cfg.mass)

@@ -1,7 +1,7 @@
 """Can a chain of the paper be told from a random walk, and can its posterior collapse? Answered without running it.
 
-    python tools/divergence.py --data cifar10 --out evidence                  hours on two cores; again: it goes on
-    python tools/divergence.py --data gratings --out evidence --quick         minutes, to see that it works
+    python tools/divergence.py                                        CIFAR-10: hours on two cores; again: it goes on
+    python tools/divergence.py --data gratings --out quick --quick    minutes, to see that it works
 
     part        writes              what
     prior       prior.csv           random networks: m = mean |cos| and centre ratio of a minibatch of 64 pairs, k-NN
@@ -178,10 +178,10 @@ def judge_chains(out):
 
 
 def parse(argv):
-    parser = S.Parser(usage="python tools/divergence.py --out DIR [SETTING VALUE] ...", description=__doc__,
+    parser = S.Parser(usage="python tools/divergence.py [SETTING VALUE] ...", description=__doc__,
                       formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)  # fmt: skip
     parser.add_argument("--data", default="cifar10", metavar="NAME", help="as for simsiam_sghmc.py [cifar10]")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the tables")
+    parser.add_argument("--out", type=Path, default=Path("runs/evidence"), metavar="DIR", help="tables [%(default)s]")
     parser.add_argument("--quick", action="store_true", help="60 networks, every other distance, 8 minibatches of 64")
     parser.add_argument("--init", nargs="*", default=[], metavar="CHECKPOINT", help="measure the curve from here, too")
     parts = ("prior", "curve", "divergence")
