@@ -620,10 +620,14 @@ def test_a_folder_that_may_not_be_written_to_is_refused(grid):
         assert (code, text) == (2, "") and err.startswith(f"run_grid: OUT='{out}'") and err.count("\n") == 1
 
 
+LONG = pytest.mark.long
+
+
 @pytest.mark.parametrize("fault, words", [
-    (lambda root: shutil.rmtree(root / "train"), "--data: there is no folder images/train "),
+    pytest.param(lambda root: shutil.rmtree(root / "train"), "--data: there is no folder images/train ", marks=LONG),
     (lambda root: (root / "test/bee/1.png").write_text("no"), "--data: cannot use the image images/test/bee/1.png"),
-    (lambda root: shutil.rmtree(root / "train/bee"), "--data images: train/ and test/ need images of the same "),
+    pytest.param(lambda root: shutil.rmtree(root / "train/bee"), "--data images: train/ and test/ need images of ",
+                 marks=LONG),
     (lambda root: None, "--batch-size 512: there are only 24 images"),
 ])  # fmt: skip
 def test_what_is_wrong_with_the_images_is_said_once_before_anything_runs(grid, pictures, fault, words):
