@@ -46,7 +46,7 @@ def diagnose_energy(impl):
         if found.whole:
             return f"your output equals that of a known bug: {some(found.whole, ' Or: ')}"
         if impl.dtype == "float64" and all(map(is_single, seen)):
-            return "right to single precision; set DTYPE = 'float32', or look for a hidden float32."
+            return "right to single precision: look for a hidden float32, or set DTYPE = 'float32'."
         return (rounded_energy(impl) or rounded_outputs(found.wrong, seen) or exchanged(impl)
                 or named_or_described(impl, found, seen))
 

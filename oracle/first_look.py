@@ -57,6 +57,7 @@ def array(x, shape, what):
     """Numbers of this shape; Broken: it is something else."""
     if x is None:
         raise Broken(f"{what} None instead of an array of shape {shape} (zeros, where nothing depends on it)")
+    x = x.detach() if hasattr(x, "detach") else x  # a tensor that requires a gradient
     if np.iscomplexobj(x):
         raise Broken(f"{what} complex numbers")
     try:

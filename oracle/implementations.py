@@ -69,9 +69,10 @@ class Implementation:
 def numbers(x, shape, what):
     """A float64 copy of any array-like: NumPy, jax, torch, lists, Python floats."""
     x = x.detach() if hasattr(x, "detach") else x
-    x = np.asarray(x, dtype=np.float64).copy()
-    assert x.shape == shape, f"{what} shape {x.shape} instead of {shape}"
-    return x
+    array = np.asarray(x, dtype=np.float64).copy()
+    kind = f" (a tuple of {len(x)})" if isinstance(x, tuple) else ""
+    assert array.shape == shape, f"{what} shape {array.shape}{kind} instead of {shape}"
+    return array
 
 
 def where(error, module):

@@ -151,7 +151,7 @@ def other_scheme(seen):
         if found or not fresh:
             how = "" if fresh else f"; friction {friction_words(r, alpha)} a step, " + (
                 found[0] if found else "its noise has none of the usual laws")
-            return f"another scheme: {name}{how}"
+            return f"another scheme, not Algorithm 1: {name}{how}"
     return None
 
 
@@ -266,7 +266,7 @@ def diagnosis(seen, known):
         return lines + depends
     exact, law = seen.path() + seen.responded(), seen.law()
     if exact and seen.dtype == "float64" and not diagnosis(seen.in_single_precision(), known):
-        return [*lines, "right to single precision; set DTYPE = 'float32', or look for a hidden float32"]
+        return [*lines, "right to single precision: look for a hidden float32, or set DTYPE = 'float32'"]
     exact += seen.huge_and_tiny() + seen.far() + seen.integers()
     draws = generators.only_signs(seen) or generators.digits(seen) or generators.sharing(seen)
     shape = [] if draws else generators.shape_name(seen)

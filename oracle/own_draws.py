@@ -367,7 +367,9 @@ class OwnDraws:
     @cached_property
     def mass_per_coordinate(self):
         """White increments for a dictionary of masses, or why there are none."""
-        if "mass" not in self.generic or self.scalar_mass:
+        if "mass" not in self.generic:
+            return "this sampler takes no mass"
+        if self.scalar_mass:
             return "the mass of this sampler is one number"
         settings = {**self.plain, "L": 2, "mass": self.middle.tensors(self.masses)}
         try:

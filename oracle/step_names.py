@@ -297,7 +297,7 @@ def beside_another(cases, seen, wrong):
         found = fitting(here, STEP_CANDIDATES)
         same_size = {name: o for name, o in seen.items() if cases[name].n == cases["generic"].n and cases[name].L < 20}
         if found and not set(found) <= set(fitting(same_size, STEP_CANDIDATES)):  # else n or L is to blame
-            return f"{words}{known(found)} And {other} is wrong as well."
+            return f"{words}{known(found)} Elsewhere no known bug fits: {other} may be wrong as well."
     return ""
 
 
@@ -307,7 +307,7 @@ def single(impl, seen):
             same(got, want, bound * 2.0**29) for o in seen.values() for got, want, bound in [o.parts[STEP]]):
         return ""
     if all(np.array_equal(o.parts[STEP][0], np.float32(o.parts[STEP][0])) for o in seen.values()):
-        return "right to single precision; set DTYPE = 'float32', or look for a hidden float32."
+        return "right to single precision: look for a hidden float32, or set DTYPE = 'float32'."
     always = all(seen[name].wrong for name in ("generic", "L = 1", "L = 2", "L = 4") if name in seen)
     return rounded_scalars(impl) if always else ""
 

@@ -27,6 +27,7 @@ PROBLEMS = {  # a module -> words of the only line
     STEP + "pass": "sghmc_step returns None: is a return missing?",
     STEP + "return w[:2]": "sghmc_step returns shape (2,) instead of (3,)",
     STEP + "return w + 1j": "sghmc_step returns complex numbers",
+    STEP + "return w, z[0]": "sghmc_step returns shape (2, 3) (a tuple of 2) instead of (3,)",
     STEP + "return {'w': w}": "sghmc_step returns dict, which is no array of numbers",
     STEP + "\n    x = w\n    return x.clone()":
         "raises AttributeError: 'numpy.ndarray' object has no attribute 'clone' (FILE:3)",
@@ -68,6 +69,13 @@ def test_what_makes_the_tests_meaningless_is_said_in_one_line(tmp_path, text, mo
     found, words = looked_at(tmp_path, text), PROBLEMS[text].replace("FILE", str(tmp_path / "mine.py"))
     assert len(found) == 1 and found[0].startswith("SGHMC_IMPL: ") and "\n" not in found[0], found
     assert found[0].endswith(words[:-1]) if words.endswith("$") else words in found[0], found
+
+
+def test_a_tensor_that_requires_a_gradient_is_an_array_like_any_other(tmp_path):
+    pytest.importorskip("torch")
+    text = "import torch\nfrom reference_numpy import sghmc_step as step\n" + STEP
+    text += "return torch.nn.Parameter(torch.tensor(step(w, z, grad, eps=eps, L=L, alpha=alpha)))"
+    assert looked_at(tmp_path, text) == []
 
 
 def test_a_folder_is_called_one(tmp_path):

@@ -453,7 +453,7 @@ def test_every_right_sampler_is_accepted_whatever_its_order_of_draws(name):
 
 def test_single_precision_is_told_from_rounded_draws():
     assert diagnosis(sampler(real=np.float32)) == [
-        "right to single precision; set DTYPE = 'float32', or look for a hidden float32"]
+        "right to single precision: look for a hidden float32, or set DTYPE = 'float32'"]
     rounded = sampler(lambda *key: keyed(*key).astype(np.float16), real=np.float32)
     assert "float16 number" in "".join(diagnosis(rounded, dtype="float32"))
 
