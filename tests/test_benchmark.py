@@ -5,6 +5,7 @@ import math
 import signal
 import sys
 from concurrent.futures import Future
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from simsiam_sghmc import Chain, Config, Images
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 import benchmark  # noqa: E402
+import peers  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -56,11 +58,11 @@ def test_the_floor_is_the_gradient_of_the_network_on_ready_images(monkeypatch):
     called = []
     monkeypatch.setattr(benchmark, "seconds", lambda device, f: called.append(f) or 1.0)
     benchmark.floor_seconds(CPU, "bf16", 4)
-    chain = called[0].__closure__[0].cell_contents
+    chain = next(x for cell in called[0].__closure__ if isinstance(x := cell.cell_contents, Chain))
     assert chain.cfg.precision == "bf16" and not chain.cfg.sg and not chain.G.any()
     called[0]()
     assert chain.G.any() and chain.step == 0
-    views = benchmark.bare(CPU, "fp32", 4)[1:]
+    views = next(x for cell in called[0].__closure__ if isinstance(x := cell.cell_contents, list))
     assert [(tuple(v.shape), v.is_contiguous(memory_format=torch.channels_last)) for v in views] == [
         ((4, 3, 32, 32), True)] * 2  # fmt: skip
 
@@ -127,7 +129,7 @@ def test_the_textbook_is_compared_at_its_own_precision_and_at_ours(bench, monkey
 def test_the_textbook_sample_is_algorithm_1_with_2L_gradients(bench, monkeypatch):
     monkeypatch.setitem(benchmark.CHAIN, "eps", 0.1)
     monkeypatch.setattr(torch, "randn_like", torch.ones_like)  # every normal is 1
-    textbook = benchmark.Textbook(CPU, bench.data.train, 2, L=2, workers=0)
+    textbook = benchmark.Textbook(CPU, 2, L=2, workers=0)
     model, gradients = textbook.model, []
     before = [p.detach().clone() for p in model.parameters()]
     zero_grad = model.zero_grad
@@ -152,6 +154,178 @@ def test_the_textbook_sees_two_views_of_one_image_by_torchvisions_own_transforms
     assert (norm.mean, norm.std) == (simsiam_sghmc.MEAN, simsiam_sghmc.STD)
     one, two = benchmark.TwoViews(bench.data.train)[3]
     assert one.shape == two.shape == (3, 32, 32) and not torch.equal(one, two)
+
+
+# An "interpreter" that answers as tools/peers.py does: 4 gradients in fp32, 2 in bf16, and what packages write between
+FAKE = f"""#!{sys.executable}
+import sys
+print("FutureWarning: 2.0 is old", file=sys.stderr)
+print("ready", flush=True)
+for line in sys.stdin:
+    open(sys.argv[0] + ".asked", "a").write(" ".join([*sys.argv[1:], line]))
+    print("still a warning", file=sys.stderr, flush=True)
+    print({{"fp32": 4, "bf16": 2}}[line.strip()], flush=True)
+"""
+
+
+@pytest.fixture
+def interpreter(tmp_path):
+    """Writes an executable file that stands for the interpreter of --peers."""
+
+    def write(text):
+        path = tmp_path / "python"
+        path.write_text(text)
+        path.chmod(0o755)
+        return path
+
+    return write
+
+
+def test_peers_take_turns_with_the_others_and_get_rows_per_sample_and_per_gradient(
+    interpreter, bench, monkeypatch, tmp_path, capsys
+):
+    ours = {("fp32", "kick"): 20.0, ("bf16", "kick"): 10.0, ("fp32", "sample"): 12.0, ("bf16", "sample"): 6.0}
+    monkeypatch.setattr(benchmark, "textbook_seconds", lambda *_: 1.0)
+    monkeypatch.setattr(benchmark, "sample_seconds", lambda bench, p, policy, L: ours[p, policy])
+    monkeypatch.setattr(benchmark, "seconds", lambda device, f: {4: 120.0, 2: 60.0}.get(f()))
+    monkeypatch.setattr(benchmark, "ProcessPoolExecutor", lambda *_: nullcontext(bench.other))
+    python, out = interpreter(FAKE), tmp_path / "b.json"
+    line = f"--rounds 2 --device cpu --parts textbook --peers {python} --out {out}"
+    monkeypatch.setattr(benchmark, "FULL", {"cpu": benchmark.QUICK})
+    assert benchmark.main(line.split()) == 0
+    result, text = json.loads(out.read_text()), capsys.readouterr().out
+    rows = {row["what"]: row["value"] for row in result["rows"] if row["what"].startswith("peers")}
+    assert rows == pytest.approx({
+        "peers fp32 over sample fp32, batch per kick": 6,
+        "peers fp32 over sample fp32, batch per kick, per gradient": 7.5,
+        "peers bf16 over sample bf16, batch per kick": 6,
+        "peers bf16 over sample bf16, batch per kick, per gradient": 15,
+        "peers fp32 over sample bf16, batch per kick": 12,
+        "peers fp32 over sample bf16, batch per kick, per gradient": 15,
+        "peers fp32 over sample fp32, batch per sample": 10,
+        "peers fp32 over sample fp32, batch per sample, per gradient": 7.5,
+        "peers bf16 over sample bf16, batch per sample": 10,
+        "peers bf16 over sample bf16, batch per sample, per gradient": 15,
+        "peers fp32 over sample bf16, batch per sample": 20,
+        "peers fp32 over sample bf16, batch per sample, per gradient": 15,
+    })  # fmt: skip
+    assert all(what in text for what in rows) and "left out" not in text
+    assert [r["peers fp32"] for r in result["timings"]["textbook"]] == [120, 120]
+    asked = f"{ROOT / 'tools' / 'peers.py'} cpu 8 3"
+    asked = [f"{asked} {p}" for p in ("fp32", "bf16") * 3]  # one of each before the rounds
+    assert Path(f"{python}.asked").read_text().splitlines() == asked
+
+
+def test_without_peers_the_textbook_has_its_six_rows_alone(bench):
+    contestants, rows = benchmark.textbook_part(bench)
+    assert len(rows) == 6 and len(contestants) == 6 and not [what for what in contestants if "peers" in what]
+
+
+@pytest.mark.parametrize(
+    "words, reason",
+    [
+        ("print('Traceback'); sys.exit('ModuleNotFoundError: No module named lightly')", "No module named lightly"),
+        ("print('ready', flush=True); input(); sys.exit('RuntimeError: no memory')", "RuntimeError: no memory"),
+        ("print('ready', flush=True)", "ended without a word"),
+        ("", "ended without a word"),
+        (None, "No such file"),
+    ],
+)
+def test_peers_that_cannot_start_are_left_out_with_one_line_and_the_rest_runs(
+    interpreter, images, tmp_path, capsys, words, reason
+):
+    python = tmp_path / "none" if words is None else interpreter(f"#!{sys.executable}\nimport sys\n{words}")
+    line = f"--quick --device cpu --parts gradient --out {tmp_path / 'b.json'} --peers {python}"
+    assert benchmark.main(line.split()) == 0
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first.startswith("peers: left out, ") and reason in first and str(python) in first
+    assert "batch 8" in rest[0] and [x[:4] for x in rest[1:]] == ["rate", "rate", "writ"]
+
+
+def test_peers_that_end_within_a_round_end_the_benchmark_with_their_last_words(
+    interpreter, bench, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setattr(benchmark, "ProcessPoolExecutor", lambda *_: nullcontext(bench.other))
+    monkeypatch.setattr(benchmark, "PARTS", {"made": lambda bench: ({"peers": lambda: bench.peers.sample("fp32")}, [])})
+    three = "for n in (3, 3): input(), print(n, flush=True)\ninput(), sys.exit('no memory')"
+    python = interpreter(f"#!{sys.executable}\nimport sys\nprint('ready', flush=True)\n{three}")
+    line = f"--quick --device cpu --parts made --out {tmp_path / 'b.json'} --peers {python}"
+    assert benchmark.main(line.split()) == 2
+    assert capsys.readouterr().err == f"benchmark: {python}: no memory\n"
+
+
+# What tools/peers.py uses of the packages: the views are the image as it is and its mirror image, the steps downhill
+PACKAGES = {
+    "lightly/transforms.py": """from torchvision.transforms.functional import hflip, to_tensor
+class SimSiamTransform:
+    def __init__(self, *sizes, **settings):
+        self.settings = sizes, settings
+    def __call__(self, image):
+        return [to_tensor(image), to_tensor(hflip(image))]
+""",
+    "posteriors/sgmcmc/sghmc.py": """from types import SimpleNamespace
+import torch
+def build(log_posterior, **settings):
+    def update(state, batch):
+        state.batches.append(batch)
+        grads, (value, aux) = torch.func.grad_and_value(log_posterior, has_aux=True)(state.params, batch)
+        params = {name: p + settings["lr"] * grads[name] for name, p in state.params.items()}
+        assert isinstance(aux, torch.Tensor)
+        return SimpleNamespace(params=params, log_posterior=value, batches=state.batches), aux
+    init = lambda params: seen.append(SimpleNamespace(params=params, batches=[], settings=settings)) or seen[-1]
+    return SimpleNamespace(init=init, update=update)
+seen = []
+""",
+    "lightly/__init__.py": "", "posteriors/__init__.py": "", "posteriors/sgmcmc/__init__.py": "",
+}  # fmt: skip
+
+
+@pytest.fixture
+def packages(tmp_path, monkeypatch):
+    """A folder with PACKAGES, from which this process and its children import."""
+    for name, text in PACKAGES.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    known = {*sys.modules}
+    yield tmp_path
+    for name in {*sys.modules} - known:
+        if name.partition(".")[0] in ("lightly", "posteriors"):
+            del sys.modules[name]
+
+
+def test_the_peers_draw_L_steps_on_our_energy_with_our_network_and_settings(packages, images):
+    chain = peers.Assembled("cpu", 6, 2, 0)
+    assert chain.loader.dataset.transform.settings == (
+        (32,), {"gaussian_blur": 0, "normalize": {"mean": simsiam_sghmc.MEAN, "std": simsiam_sghmc.STD}})  # fmt: skip
+    before = {name: p.clone() for name, p in chain.params.items()}
+    found = chain.sample("fp32")
+    (state,) = sys.modules["posteriors.sgmcmc.sghmc"].seen
+    assert len(found) == len(state.batches) == chain.gradients == 2 and all(len(v) == 6 for v in state.batches[0])
+    assert state.settings == {"lr": benchmark.CHAIN["eps"], "alpha": pytest.approx(Config.alpha / 1e-4)}
+    view1, view2 = state.batches[0]
+    assert torch.equal(view1, view2.flip(3)) and not torch.equal(view1, view2)
+    model = simsiam_sghmc.initial_network(0)
+    (p1, z1), (p2, z2) = model(view1), model(view2)
+    assert found[0] == pytest.approx(-simsiam_sghmc.energy(p1, z1, p2, z2, False).item(), rel=1e-5)
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    assert any(not torch.equal(p, before[name]) for name, p in chain.params.items())
+    assert chain.sample("fp32") and sys.modules["posteriors.sgmcmc.sghmc"].seen[-1].params.keys() == before.keys()
+
+
+def test_only_the_peers_network_is_in_bf16_and_only_when_asked(packages, images, monkeypatch):
+    chain, seen, cosine = peers.Assembled("cpu", 6, 1, 0), [], torch.cosine_similarity
+    chain.model.encoder.trunk[0].register_forward_hook(lambda m, x, y: seen.append(y.dtype))
+    monkeypatch.setattr(torch, "cosine_similarity", lambda p, z: seen.append(p.dtype) or cosine(p, z))
+    chain.sample("fp32"), chain.sample("bf16")
+    assert seen == [torch.float32] * 4 + [torch.bfloat16] * 2 + [torch.float32] * 2
+
+
+def test_the_process_of_the_peers_counts_its_gradients_and_ends_with_its_input(packages):
+    with peers.Peers(sys.executable, "cpu", 4, 2) as process:
+        assert process.gradients == {"fp32": 2, "bf16": 2} and process.sample("fp32") == 2
+    assert process.returncode == 0
 
 
 def test_forward_passes_are_those_of_an_evaluation(bench, monkeypatch):

@@ -2,13 +2,14 @@
 
     python tools/benchmark.py [--out benchmark.json]        about ten minutes on two cores
     python tools/benchmark.py --quick                       a minute; its numbers say nothing
+    python tools/benchmark.py --peers PYTHON                and the packages of its environment, see tools/peers.py
 
 All on the built-in gratings, from the random network, at batch 512. The result is a table, and a JSON file with its
 rows and every single timing. Contestants take turns, round by round; a ratio is the median of the rounds' own ratios.
 
     gradient    a gradient of the bare network on ready images: its rate over that of a matrix product, 4096^3
     sample      a sample over its floor, (number of gradients) x (a gradient of the bare network): L 1 and 3
-    textbook    the same chain as one writes it first, in a process of its own, over ours: L 3
+    textbook    the same chain as one writes it first, in a process of its own, over ours: L 3; so for peers
     evaluation  evaluate() over its forward passes: 2,048 images as bank and 1,000 to classify (GPU: all)
     start       seconds from the command to the program's first line and to the end of its first step
 """
@@ -27,18 +28,20 @@ import tempfile
 import time
 from collections import namedtuple
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, RandomSampler
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = str(ROOT), str(ROOT / "tools")
+from peers import Peers, loader  # noqa: E402
+
 import simsiam_sghmc as S  # noqa: E402
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -49,8 +52,8 @@ advance = S.Chain.advance
 S.Chain.advance = lambda chain: (advance(chain), print("first step done", flush=True))
 sys.exit(S.main())
 """  # python simsiam_sghmc.py, that says when a step is done
-# What every part is given; `other` runs functions in a process of its own, bank and test are None for all images
-Bench = namedtuple("Bench", "device data other batch product bank test")
+# What every part is given; `other` runs functions in a process of its own; None: all images, no peers
+Bench = namedtuple("Bench", "device data other batch product bank test peers", defaults=(None,))
 FULL, QUICK = {"cpu": (512, 4096, 2048, 1000), "cuda": (512, 8192, None, None)}, (8, 256, 256, 256)
 # A line of the table: factor x the median ratio of two contestants, or the median of one alone, and its target
 Row = namedtuple("Row", "what above below factor target", defaults=(None, 1.0, ""))
@@ -75,26 +78,24 @@ def product_seconds(device, precision, n):
     return seconds(device, lambda: torch.mm(a, b, out=c))
 
 
-def bare(device, precision, batch):
-    """(chain, view 1, view 2): a network and ready images for it, channels last and of no meaning."""
+def bare_gradient(device, precision, batch):
+    """f: f() is two forward passes on ready images of no meaning, channels last, the energy, and backward into G."""
     images, labels = torch.zeros(batch, 3, 32, 32, dtype=torch.uint8), torch.zeros(batch, dtype=torch.int64)
     cfg = S.Config(precision=precision, batch_size=batch, **CHAIN)
     chain = S.Chain(cfg, S.Images(images, labels, images, labels, "none"), None, device)
-    views = (torch.randn(batch, 3, 32, 32).to(device, memory_format=torch.channels_last) for _ in range(2))
-    return chain, *views
+    views = [torch.randn(batch, 3, 32, 32).to(device, memory_format=torch.channels_last) for _ in range(2)]
+    return lambda: chain.gradient(*chain.encode(*views))
 
 
 def floor_seconds(device, precision, batch):
-    """Two forward passes, the energy, and backward into the flat G."""
-    chain, *views = bare(device, precision, batch)
-    return seconds(device, lambda: chain.gradient(*chain.encode(*views)))
+    return seconds(device, bare_gradient(device, precision, batch))
 
 
 def flops_per_pair():
     """Floating-point operations of the gradient for one pair of views: matrix products and convolutions."""
-    chain, *views = bare(torch.device("cpu"), "fp32", 2)
+    gradient = bare_gradient(torch.device("cpu"), "fp32", 2)
     with FlopCounterMode(display=False) as counter:
-        chain.gradient(*chain.encode(*views))
+        gradient()
     return counter.get_total_flops() / 2
 
 
@@ -117,19 +118,13 @@ class TwoViews(list):
         return self.view(image), self.view(image)
 
 
+@cache  # its process has one
 class Textbook:
-    """Algorithm 1 as one writes it first: loader workers, contiguous images, a loop over the parameters, 2L gradients.
+    """Algorithm 1 as one writes it first: loader workers, contiguous images, loop over the parameters, 2L gradients."""
 
-    The workers live through all rounds; each sample asks for its own 2L batches: none is prepared while others are at
-    work, and the wait for the first one, which a long chain would not have, is a hundredth of it.
-    """
-
-    def __init__(self, device, images, batch, L, workers):
-        self.device, self.energies, data = device, [], TwoViews(images)
-        self.model = S.initial_network(0).to(device)
-        options = {"sampler": RandomSampler(data, num_samples=2 * L * batch), "pin_memory": device.type == "cuda"}
-        self.loader = DataLoader(data, batch, num_workers=workers, persistent_workers=workers > 0, **options)
-        list(self.loader)  # starts the workers
+    def __init__(self, device, batch, L, workers):
+        self.device, self.energies, self.model = device, [], S.initial_network(0).to(device)
+        self.loader = loader(TwoViews(S.load_data("gratings").train), batch, 2 * L, device, workers)
 
     def sample(self, precision):
         parameters, eps, alpha = list(self.model.parameters()), CHAIN["eps"], 0.01
@@ -150,14 +145,8 @@ class Textbook:
                         p.add_(eps * Phi)
 
 
-@cache
-def textbook_of(device, batch):
-    """The Textbook of this process."""
-    return Textbook(device, S.load_data("gratings").train, batch, TEXTBOOK_L, os.cpu_count() or 1)
-
-
 def textbook_seconds(device, batch, precision):
-    return seconds(device, partial(textbook_of(device, batch).sample, precision))
+    return seconds(device, partial(Textbook(device, batch, TEXTBOOK_L, os.cpu_count() or 1).sample, precision))
 
 
 def forward_passes(chain, views, bank, test):
@@ -208,16 +197,20 @@ def sample_part(bench):
 
 
 def textbook_part(bench):
-    """The textbook's precision is fp32; beside the target, both in the same precision."""
-    found, rows = {}, []
-    for p in PRECISIONS:
-        found[f"textbook {p}"] = lambda p=p: bench.other.submit(textbook_seconds, bench.device, bench.batch, p).result()
-    for (policy, target), p in itertools.product((("kick", ">= 3"), ("sample", ">= 5")), PRECISIONS):
-        name = f"sample {p}, batch per {policy}"
+    """Such code is fp32; beside that, both in the same precision. The peers' samples also per gradient."""
+    rivals = {"textbook": lambda p: bench.other.submit(textbook_seconds, bench.device, bench.batch, p).result()}
+    if bench.peers:
+        rivals["peers"] = lambda p: seconds(bench.device, partial(bench.peers.sample, p))
+    found, rows = {f"{rival} {p}": partial(f, p) for rival, f in rivals.items() for p in PRECISIONS}, []
+    policies, precisions = (("kick", ">= 3"), ("sample", ">= 5")), ("fp32 fp32", "bf16 bf16", "fp32 bf16")
+    for rival, (policy, target), (theirs, p) in itertools.product(rivals, policies, map(str.split, precisions)):
+        above, name = f"{rival} {theirs}", f"sample {p}, batch per {policy}"
         found[name] = partial(sample_seconds, bench, p, policy, TEXTBOOK_L)
-        rows.append(Row(f"textbook {p} over {name}", f"textbook {p}", name))
-        if p != "fp32":
-            rows.append(Row(f"textbook fp32 over {name}", "textbook fp32", name, target=target))
+        aimed = target if rival == "textbook" and theirs != p else ""
+        rows.append(Row(f"{above} over {name}", above, name, target=aimed))
+        share = POLICIES[policy](TEXTBOOK_L) / bench.peers.gradients[theirs] if rival == "peers" else 1
+        if share != 1:  # of the program's gradients over theirs
+            rows.append(Row(f"{above} over {name}, per gradient", above, name, share))
     return found, rows
 
 
@@ -239,16 +232,6 @@ def start_part(bench):
 PARTS = {f.__name__[:-5]: f for f in (gradient_part, sample_part, textbook_part, evaluation_part, start_part)}
 
 
-def checked_out(path):
-    """BadInput unless a result can be written to `path`; an earlier result may be replaced, nothing else."""
-    try:
-        usable = "timings" in json.loads(path.read_text()) if path.exists() else os.access(path.parent, os.W_OK)
-    except (OSError, ValueError, TypeError):
-        usable = False
-    if not usable:
-        raise S.BadInput(f"--out {path}: no folder to write to, or not a result of this benchmark; choose another name")
-
-
 def measure(bench, parts, rounds, out):
     """Run the parts: in each round its contestants (name -> function that returns seconds) take turns, so that a slow
     spell of the machine cancels in the ratios within a round. Print rows and write the file after each part."""
@@ -268,12 +251,22 @@ def measure(bench, parts, rounds, out):
     print(f"written to {out}")
 
 
+def started(python, device, batch):
+    """A context that gives the Peers, or None: without --peers, and with a line that says why they are left out."""
+    try:
+        return Peers(python, device, batch, TEXTBOOK_L) if python else nullcontext()
+    except OSError as error:
+        print(f"peers: left out, {S.one_line(error)}")
+        return nullcontext()
+
+
 def main(argv=None):
     """The command line; returns the exit code: 0 done, 2 bad input."""
     parser = S.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:1 ...")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="rounds of each race [3]")
     parser.add_argument("--parts", default=",".join(PARTS), metavar="P,P", help="only these parts")
+    parser.add_argument("--peers", metavar="PYTHON", help="race what tools/peers.py assembles in its environment too")
     parser.add_argument("--quick", action="store_true", help="small batches, one round: only to see that it works")
     parser.add_argument("--out", type=Path, default=Path("benchmark.json"), metavar="FILE", help="[benchmark.json]")
     try:
@@ -281,11 +274,16 @@ def main(argv=None):
         parts = given.parts.split(",")
         if set(parts) - set(PARTS) or given.rounds < 1:
             raise S.BadInput(f"--parts takes {','.join(PARTS)}, --rounds a whole number >= 1")
-        checked_out(given.out)
+        with S.bad_input(f"--out {given.out}: no folder to write to, or no result of this benchmark; name another"):
+            if not given.out.exists():
+                tempfile.TemporaryFile(dir=given.out.parent).close()
+            elif "timings" not in json.loads(given.out.read_text()):  # an earlier result is replaced
+                raise ValueError
         device = S.pick_device(given.device)
         S.keep_freed_memory()  # as the program does
-        with ProcessPoolExecutor(1, get_context("spawn")) as other:
-            bench = Bench(device, S.load_data("gratings"), other, *QUICK if given.quick else FULL[device.type])
+        sizes = QUICK if given.quick else FULL[device.type]
+        with ProcessPoolExecutor(1, get_context("spawn")) as other, started(given.peers, device, sizes[0]) as peers:
+            bench = Bench(device, S.load_data("gratings"), other, *sizes, peers)
             for first in gradients(bench).values():  # first calls set up kernels and fill the heap
                 first()
             measure(bench, parts, 1 if given.quick else given.rounds, given.out)
