@@ -156,6 +156,7 @@ def test_the_chance_and_the_number_of_test_images_are_those_of_the_data(tmp_path
                      "d": (8, 5 / 8, "images of gone"), "e": (3, 1 / 2, "images of pictures")}  # fmt: skip
 
 
+@drawing
 def test_a_list_of_test_images_that_is_none_is_named(tmp_path, capsys):
     for i, tests in enumerate((7, ["many"], {"ant": None})):
         make_run(tmp_path / str(i), "--no-sg", tests=tests)
