@@ -445,7 +445,7 @@ def test_the_line_of_progress_shows_the_energy_where_there_is_one(run, settings,
 
 def test_a_line_that_is_to_be_rewritten_fits_the_terminal(run, monkeypatch, capfd):
     monkeypatch.setattr(s.sys.stdout, "isatty", lambda: True)
-    monkeypatch.setattr(s.shutil, "get_terminal_size", lambda: os.terminal_size((20, 24)))
+    monkeypatch.setenv("COLUMNS", "20")
     out = run("--no-sg --samples 3")[1]
     rewritten = [line.split("\n")[0] for line in out.split("\r\033[K") if " of 3, " in line]
     assert rewritten and all(len(line) == 19 for line in rewritten)
