@@ -107,7 +107,7 @@ def place_measure(args, data, relative):
 
     def measure(start, seed, delta):
         place, kind = DISTANCES.index(delta), len(relative)
-        init = None if start == "random" else S.read_checkpoint(start)
+        init = None if start == "random" else S.load_model(start)
         cfg = Config(sg=False, batch_size=args.batch_size, seed=seed, precision=args.precision)
         chain = Chain(cfg, data, init, torch.device("cpu"))
         noise, size = S.generator(seed, "noise", place, kind), S.rms(chain.W).item()
