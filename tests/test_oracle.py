@@ -469,6 +469,8 @@ def test_check_names_the_flag_that_all_failures_share(check):
     text = json.dumps([{**r, "w_new": "x"} if r["id"] in ("step/generic", "step/exact-b-hat") else r
                        for r in results_of(NUMPY)])
     assert "All failures, and 2 of those that pass, have the flag b_hat: the estimate B^" in check(text)[1]
+    one = [{**r, "w_new": "x"} if r["id"] == "step/asymmetric" else r for r in results_of(NUMPY)]
+    assert "The failure, and only it, has the flag asymmetric: " in check(one)[1]
     assert "Only vectors with the flag one_leapfrog pass: " in check(results_of(of("loop: one leapfrog whatever L")))[1]
 
 
