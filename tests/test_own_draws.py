@@ -32,7 +32,7 @@ OTHERWISE = {  # named from the draws instead of the law
     "momentum: kept between calls": "a second call with the same seed",
     "mass: the mean of the masses for each coordinate": "of the lighter half: variance 0.5",
     "mass: the first mass for every coordinate": "of the lighter half: variance 0.5",
-    "gradient: where it is 0 the half-kick is left out": "the gradient at X_0 moves X_1",
+    "gradient: where it is 0 the half-kick is left out": "neither friction nor noise acts where all gradients are 0",
     "noise: of the mean of the masses": "of the lighter half: variance",
     "momentum: of the mean of the masses": "of the lighter half: variance",
     "mass: cut off to an integer where M^-1 is stored": "mass = 4, an integer, gives another sample",
@@ -312,6 +312,8 @@ OTHERS = {
     "momentum kept between samples": (kept_between_calls(1.0), "momentum kept between samples"),
     "momentum carried over by 10 %": (kept_between_calls(0.1), "a second call with the same seed"),
     "weight decay": (by_a_gradient(lambda g, x: g + 0.01 * x), "weight decay: X_1 keeps 0.99"),
+    "learning rate eps / 3": (lambda params, grad, seed, *, eps, **settings: by_a_gradient(lambda g, x: g / eps / 3)(
+        params, grad, seed, eps=eps, **settings), "all gradients: 1 / eps / L times what it should be (a gradient"),
     "gradient clipped by value": (by_a_gradient(lambda g, x: np.clip(g, -100, 100)), "large gradients are clipped"),
     "gradient clipped by norm": (by_a_gradient(lambda g, x: g * min(1, 1e6 / (1e-300 + np.linalg.norm(g)))),
                                  "large gradients are clipped"),

@@ -197,6 +197,16 @@ ROWS = [
         "return _vector(grad(X.copy()), w.shape, 'grad(X)')":
             "return _vector(grad(X.copy()), w.shape, 'grad(X)') / eps"
     }, "the kick is eps/2 times the gradient", "pybnn#4"),
+    bug("gradient: neither eps nor 1/2", {
+        "return _vector(grad(X.copy()), w.shape, 'grad(X)')":
+            "return 2 / eps * _vector(grad(X.copy()), w.shape, 'grad(X)')"
+    }, "the kick is eps/2 times the gradient; v = Phi / M learns at the rate eps^2 / M, not at eps"),
+    bug("eps: taken for the learning rate eps^2 / M", {
+        "X = w.copy()": """
+            X = w.copy()
+            eps = np.sqrt(eps)
+            """
+    }, "eps M^-1 Phi has the learning rate eps^2 / M; with eps in its place the step size is sqrt(eps)"),
     bug("gradient: eps in the first kick only", {
         "(1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)":
             "(1 - alpha) * Phi - eps * dU(X) + noise_std * normal(2 * l + 1)"
