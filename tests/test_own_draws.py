@@ -8,8 +8,10 @@ import pytest
 import reference_numpy
 from oracle import chance, generators, laws
 from oracle.calls import Layout, with_noise
+from oracle.implementations import load
 from oracle.known_bugs import TABLE, implementation
 from oracle.own_draws import FALSE_ALARM, LARGE, Draws, OwnDraws
+from oracle.report import pasted
 from oracle.variants import variant
 
 MEDIUM = {"first.weight": (101, 131), "second.weight": (101, 131), "first.bias": (131,), "second.bias": (131,),
@@ -468,6 +470,20 @@ def test_a_law_shared_by_two_bugs_is_called_a_tie():
 
 def known_of_draws():
     return [(name, with_noise(step)) for name, step in KNOWN]
+
+
+def test_a_failing_sampler_is_shown_with_its_settings_as_python_to_paste(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from oracle.calls import with_noise\nfrom reference_numpy import sghmc_step\n"
+        "sghmc_sample = with_noise(lambda w, z, grad, **s: sghmc_step(w, 2 * z, lambda x: grad(x) / 2, **s))\n")
+    impl = load(str(tmp_path / "mine.py"))
+    impl.own_draws = look(impl.module.sghmc_sample)
+    lines, shown = pasted(impl, "own draws", {}), []
+    assert lines[0] == "In Python:" and len(lines) <= 9 and "1, eps=0.1, L=3, alpha=0.375, mass=2.89)" in lines[5]
+    exec("\n".join(lines[1:]).replace("print(", "show("), {"show": lambda *x: shown.extend(x)})
+    now, right = (eval(f"[{numbers}]") for numbers in lines[-1].removeprefix("# now ").split(":")[0].split("; right "))
+    assert now == pytest.approx(shown, rel=1e-5)
+    assert now == pytest.approx([2 * right[0], 1, right[2] / 2], rel=0.02)
 
 
 # ---------------------------------------------------------------------------------------------------- calibration
