@@ -98,7 +98,7 @@ def of_sample(impl):
     return [*taken(impl, "sghmc_sample"), f"shapes = {seen.large.shapes}",
             "def full(x): return {name: np.full(shape, x) for name, shape in shapes.items()}",
             f"def sample(w, g): return sghmc_sample(full(w), lambda X: full(g), {seen.seed}, {keywords}).values()",
-            "x, by_w, by_g = (np.concatenate([np.ravel(t) for t in sample(*a)]) for a in ((0., 0.), (1., 0.), (0., 1.)))",
-            "print(x.std(), (by_w - x).mean(), (by_g - x).mean())",
+            "x, w, g = (np.concatenate([np.ravel(t) for t in sample(*a)]) for a in ((0., 0.), (1., 0.), (0., 1.)))",
+            "print(x.std(), (w - x).mean(), (g - x).mean())",
             f"# now {texts[0] or 'no numbers'}; right {texts[1]}: the spread of the noise, what W_t = 1 moves, what "
             "gradients of 1 move"]
