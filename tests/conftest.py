@@ -16,10 +16,7 @@ else:
 
     settings.register_profile("program", deadline=None, database=None, derandomize=bool(os.environ.get("CI")))
     settings.load_profile("program")
-    # One thread: batches of 4 leave others nothing to do but wait, on a busy machine for longer than the work takes.
-    # The same for the processes that tests start: the bits of a run depend on the number.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # set in ../conftest.py
     SMALL = "--batch-size 4 --knn-k 3 --eval-every 2".split()
 
     @pytest.fixture(scope="session")
