@@ -11,8 +11,10 @@ else:
     import torch
     from hypothesis import settings
     from PIL import Image
+    from slim_network import SlimSimSiam
 
     import simsiam_sghmc
+    from simsiam_sghmc import SimSiam
 
     settings.register_profile("program", deadline=None, database=None, derandomize=bool(os.environ.get("CI")))
     settings.load_profile("program")
@@ -42,6 +44,22 @@ else:
         simsiam_sghmc.load_data = lambda where: data if where == place else read(where)
         yield
         simsiam_sghmc.load_data = read
+
+    @pytest.fixture(scope="session", autouse=True)
+    def slim_network():
+        """All tests run with SlimSimSiam as the program's network, but those that ask for whole_network."""
+        simsiam_sghmc.SimSiam = SlimSimSiam
+        yield
+        simsiam_sghmc.SimSiam = SimSiam
+
+    def network_of_a2():
+        """The test runs with the network of A.2 itself, of 1,668,096 parameters; the folders of `chains` do not fit."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(simsiam_sghmc, "SimSiam", SimSiam)
+            yield
+
+    whole_network = pytest.fixture(network_of_a2)
+    whole_network_in_this_file = pytest.fixture(network_of_a2, scope="module")
 
     def command(pictures, out, line):
         words = line.split()

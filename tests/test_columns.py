@@ -16,6 +16,7 @@ from torch import nn
 
 import simsiam_sghmc as s
 
+pytestmark = pytest.mark.usefixtures("whole_network_in_this_file")
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10's training images
 K = 7
 CASES = {
@@ -72,7 +73,7 @@ def beginning(kind, data):
 
 
 @pytest.fixture(scope="module", params=CASES)
-def case(request):
+def case(request, whole_network_in_this_file):
     """A chain after two steps (or none), its row by evaluate, and what the last step saw."""
     data, settings = images(), CASES[request.param]
     start = beginning(request.param, data)
