@@ -6,6 +6,7 @@ observations. An answer of zeros alone names nobody.
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -42,7 +43,7 @@ class Observation:
         return {name for name, (got, _, bound) in self.parts.items() if name in others
                 and same(got, others[name], bound)}
 
-    @property
+    @cached_property
     def wrong(self):
         return set(self.parts) - self.near({name: right for name, (_, right, _) in self.parts.items()})
 
@@ -52,7 +53,7 @@ def same(got, want, bound):
     got, want = np.asarray(got), np.asarray(want)
     if got.dtype == want.dtype == np.float64 and np.isfinite(got).all() and np.isfinite(want).all():
         return bool((abs(got - want) <= bound).all())
-    if got.size and want.size and far_apart(got.flat[0], want.flat[0], np.asarray(bound).max()):
+    if got.size and want.size and far_apart(got.flat[0], want.flat[0], np.asarray(bound).flat[0]):
         return False
     got, want = got.astype(object), want.astype(object)
     finite = np.isfinite(got.astype(float)) & np.isfinite(want.astype(float))

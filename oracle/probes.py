@@ -5,10 +5,11 @@ row of z and in each gradient, and two calls that differ in one number show its 
 others do. Each number is changed at one coordinate only, so that what it does to another is seen too.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
+from oracle.arithmetic import contents
 from oracle.formula import words
 from oracle.implementations import NUMPY, numbers
 from oracle.sampler import Case
@@ -27,9 +28,10 @@ def path(impl, case):
     near = min(near, 2.0**-10)
 
     def place(x):
-        if not np.isfinite(x).all():
+        move = abs(x - X[-1]).max()
+        if not move < np.inf:
             raise Elsewhere(f"a position is not finite: {x}")
-        if abs(x - X[-1]).max() > near:
+        if move > near:
             X.append(x)
         return len(X) - 1
 
@@ -86,22 +88,33 @@ class Seen:
     offset: np.ndarray
 
 
+def moved(impl, case, base, key, which=slice(None)):
+    """By how much X_0 .. X_L move for a unit of one input, at one coordinate or at all."""
+    return (path(impl, changed(case, *key, which)) - base) / CHANGE[key[0]]
+
+
+RIGHT = {}  # case -> X_0 .. X_L of Algorithm 1, and how they move for each input
+
+
+def right_responses(case):
+    key = contents(*(getattr(case, field.name) for field in fields(case)))
+    if key not in RIGHT:
+        base = path(NUMPY, case)
+        RIGHT[key] = base, {name: moved(NUMPY, case, base, name) for name in inputs(case)}
+    return RIGHT[key]
+
+
 def responses(impl, case, alone=None):
     """What is Seen of an implementation at a case; Elsewhere if it does not go through L positions. alone: coordinates
     that are changed one at a time; all of them by default, and then no change of all at once is needed."""
-    base, right_base = path(impl, case), path(NUMPY, case)
+    base, (right_base, right) = path(impl, case), right_responses(case)
     scale = max(abs(right_base).max(), abs(base).max())
     error = {kind: 64 * float(impl.u) * scale / CHANGE[kind] for kind in CHANGE}
-    own, right, cross, every = {}, {}, {}, slice(None)
-    for kind, row in inputs(case):
-        key, size = (kind, row), CHANGE[kind]
-
-        def moved(impl, base, which, kind=kind, row=row, size=size):
-            return (path(impl, changed(case, kind, row, which)) - base) / size
-
-        right[key] = moved(NUMPY, right_base, every)
-        one = {i: moved(impl, base, i) for i in (range(case.n) if alone is None else alone)}
-        own[key] = moved(impl, base, every) if alone is not None else np.array([x[:, i] for i, x in one.items()]).T
+    own, cross = {}, {}
+    for key in inputs(case):
+        kind = key[0]
+        one = {i: moved(impl, case, base, key, i) for i in (range(case.n) if alone is None else alone)}
+        own[key] = moved(impl, case, base, key) if alone is not None else np.array([x[:, i] for i, x in one.items()]).T
         cross[key] = {i: x for i, x in one.items() if (abs(np.delete(x, i, axis=1)) > error[kind]).any()}
     return Seen(case, own, right, cross, error, base[-1] - right_base[-1])
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from oracle.arithmetic import FLOATS, Disagreement
+from oracle.arithmetic import FLOATS, Disagreement, contents
 from oracle.cases import generic_case
 from oracle.coefficients import by_size, some_coordinates, wrong_coefficients
 from oracle.corner_cases import assert_views, refused_cases, written_arguments
@@ -134,7 +134,7 @@ def sample(impl, case):
 def observed(impl, case):
     """The Observation of a case, in floats: twice the bound, since the right answer is rounded too. F is no smaller
     than the answer, so that one that is far too large may have the roundings of its own size."""
-    key = repr((case.L, case.settings(), *(x.tobytes() for x in (case.w, case.A, case.b))))
+    key = contents(case.w, case.A, case.b, case.L, case.eps, case.alpha, case.mass, case.b_hat)
     if key not in SHARED:
         SHARED[key] = sample(NUMPY, case), reach(case), {}
     right, F, answers = SHARED[key]

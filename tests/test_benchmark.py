@@ -50,7 +50,7 @@ def values(part, rounds=1):
     return {row.what: row.factor * times[row.above] / times.get(row.below, 1) for row in rows}
 
 
-def test_a_gradient_at_batch_512_is_082_tflop():
+def test_a_gradient_at_batch_512_is_082_tflop(whole_network):
     assert 512 * benchmark.flops_per_pair() / 1e12 == pytest.approx(0.82, rel=0.01)
 
 
@@ -96,7 +96,9 @@ def test_a_sample_is_compared_with_as_many_gradients_as_it_takes(bench, monkeypa
     assert {row.target for row in benchmark.sample_part(bench)[1]} == {"<= 1.06"}
 
 
-def test_the_rate_of_a_gradient_is_its_work_per_time_over_that_of_a_product(bench, monkeypatch):
+def test_the_rate_of_a_gradient_is_its_work_per_time_over_that_of_a_product(
+    bench, whole_network, monkeypatch
+):
     rate, work = 7.0, 4 * 0.82e12 / 512
     monkeypatch.setattr(benchmark, "product_seconds", lambda device, p, n: 2 * n**3 / rate)
     share = {"fp32": 0.7, "bf16": 0.9}

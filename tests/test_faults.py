@@ -451,7 +451,14 @@ def test_a_kill_loses_no_kept_sample(run, begun, chains, monkeypatch):
 
 
 HANG = 600  # seconds that only a process which hangs will ever take
-SAVES_AT_EACH_STEP = "import sys, simsiam_sghmc as s; s.CHECKPOINT_SECONDS = -1; sys.exit(s.main(sys.argv[1:]))"
+SLIM = """
+import sys
+sys.path.append("tests")
+import simsiam_sghmc, slim_network
+simsiam_sghmc.SimSiam = slim_network.SlimSimSiam
+simsiam_sghmc.CHECKPOINT_SECONDS = -1  # a checkpoint after each step
+"""
+SAVES_AT_EACH_STEP = f"{SLIM}sys.exit(simsiam_sghmc.main(sys.argv[1:]))"
 
 
 @pytest.fixture
@@ -579,10 +586,8 @@ def test_twenty_kills_at_random_moments_change_nothing(start, finish, tmp_path, 
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-KILLED_WHILE_WRITING = """
-import os, signal, sys
-import simsiam_sghmc
-simsiam_sghmc.CHECKPOINT_SECONDS = -1
+KILLED_WHILE_WRITING = f"""{SLIM}
+import os, signal
 left, torn = [int(sys.argv[1])], int(sys.argv[2])
 def fatal(real):
     def call(*arguments):
@@ -651,8 +656,9 @@ def test_signals_to_a_real_process_save_and_a_second_one_ends_at_once(start, fin
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_a_reader_that_goes_away_saves_the_run_and_nobody_is_told(popen, run, pictures, tmp_path, chains):
-    process = popen([sys.executable, s.__file__, *command(pictures, tmp_path / "run", f"{LINE} {ENDLESS}")])
+def test_a_reader_that_goes_away_saves_the_run_and_nobody_is_told(popen, run, whole_network, pictures, tmp_path):
+    line = "--no-sg --L 1 --batch-size 2 --knn-train 4 --knn-test 4 --samples"  # little, for the network is whole
+    process = popen([sys.executable, s.__file__, *command(pictures, tmp_path / "run", f"{line} {ENDLESS}")])
     wait_for_line(process, "step 2: energy")
     process.stdout.close()  # as `| head` does; the run notices when it next prints
     process.stdout = None
@@ -661,8 +667,8 @@ def test_a_reader_that_goes_away_saves_the_run_and_nobody_is_told(popen, run, pi
     step = torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)["step"]
     assert step >= 2  # where it next prints: at 3 or 4, later if this test was slow
     length = max(step, 4)
-    assert run(f"{LINE} {length}")[0] == 0
-    assert_same_run(chains[4] if length == 4 else run(f"{LINE} {length}", "other")[3], tmp_path / "run")
+    assert run(f"{line} {length}")[0] == 0
+    assert_same_run(run(f"{line} {length}", "other")[3], tmp_path / "run")
 
 
 def test_a_second_process_on_the_same_folder_is_refused(popen, run, begun):

@@ -147,14 +147,18 @@ def test_a_missing_value_error_is_said_to_be_that_and_not_a_bug_of_other_setting
     assert diagnose_step(everywhere).startswith("b_hat = 2 C in one coordinate is not refused: ")
 
 
-@pytest.mark.parametrize("target", ["energy", "gradient"])
-def test_known_bugs_of_the_energy_give_different_outputs_and_are_named(target):
+def test_known_bugs_of_the_energy_give_different_outputs():
     known = right_energy(SINGLE, generic_batch(), (False, True))
+    bounds = {part: 2 * bound for part, (_, bound) in known.items()}
     answers = [(row.name, energy_of((row, "as written"), generic_batch(), (False, True)))
                for row in bugs("energy", "gradient")] + [("none", {name: want for name, (want, _) in known.items()})]
     for i, (name, x) in enumerate(answers):  # apart even in single precision
-        equal = [other for other, y in answers[:i] if all(same(x[part], y[part], 2 * known[part][1]) for part in known)]
+        equal = [other for other, y in answers[:i] if all(same(x[part], y[part], bounds[part]) for part in known)]
         assert not equal, f"{name} gives the output of {equal}"
+
+
+@pytest.mark.parametrize("target", ["energy", "gradient"])
+def test_known_bugs_of_the_energy_are_named(target):
     for row in bugs(target):
         with np.errstate(all="ignore"):
             assert named(row, diagnose_energy(implementation(row))), row.name
@@ -259,8 +263,6 @@ def test_paths_with_blanks_are_taken_whole(tmp_path):
         file.write_text("from reference_numpy import energy")
     assert places(f"{first} {second} pkg.module") == [str(first), str(second), "pkg.module"]
     assert places(f"'{first}' b") == [str(first), "b"] and places("") == []
-    done = oracle_on(str(first), tmp_path, "test_energy.py", "-k", "worked_example")
-    assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout + done.stderr
 
 
 def oracle_on(place, folder, *arguments, **environment):
