@@ -866,8 +866,8 @@ def saved_run(path, mine, gradients_per_step):
 class Run:
     """A chain in its folder: the one loop of both methods, with tables, checkpoints and signals."""
 
-    def __init__(self, cfg, signals):
-        """Read and check everything first: bad input must not change a file. `signals` fills with those received."""
+    def __init__(self, cfg, signals, held):
+        """Read and check all first: bad input must not change a file. The ExitStack `held` unlocks the folder."""
         self.cfg, self.signals, self.terminal = cfg, signals, sys.stdout is not None and sys.stdout.isatty()
         device = pick_device(cfg.device)
         init = load_model(cfg.init) if cfg.init else None
@@ -878,9 +878,9 @@ class Run:
         self.identity, self.path = identity(cfg, self.chain), Path(cfg.out) if cfg.out else default_folder(cfg)
         with bad_input(f"--out {self.path}: cannot make this folder ({{}}); choose another"):
             self.path.mkdir(parents=True, exist_ok=True)
-            self.lock = open(self.path / ".lock", "a")  # gone with this process, however that ends
+            lock = held.enter_context(open(self.path / ".lock", "a"))  # gone with this process, however that ends
         with bad_input(f"--out {self.path} is in use by another process; wait for it or choose another"):
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         saved = saved_run(self.path, self.identity, self.chain.gradients_per_step)
         saved = saved or self.chain.state() | {"rows": [], "energies": [], "seconds": 0.0}
         self.chain.restore(saved)
@@ -1078,12 +1078,12 @@ def main(argv=None):
     """The command line. Exit codes: 0 done, 2 bad input, 3 stopped at run time, 130, 141 and 143 by a signal."""
     try:
         cfg = parse(argv)
-        with caught_signals() as signals:
-            run = Run(cfg, signals)
+        with caught_signals() as signals, contextlib.ExitStack() as held:
+            run = Run(cfg, signals, held)
             keep_freed_memory()  # not before: what loading the data needed for a moment would be kept too
             run.go()
         return 0
-    except (BadInput, RunStopped) as error:  # kept, it would keep the run, and with it the lock
+    except (BadInput, RunStopped) as error:
         message, code = (*error.args, 2)[:2]
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error):

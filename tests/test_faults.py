@@ -678,6 +678,18 @@ def test_a_second_process_on_the_same_folder_is_refused(popen, run, begun):
     refused(run, begun, "in use by another process")
 
 
+def test_a_refused_run_lets_go_of_its_folder_while_its_error_is_kept(run, begun, monkeypatch):
+    error = s.BadInput("kept, with the frames of its traceback")
+
+    def refuse(*_):
+        raise error
+
+    monkeypatch.setattr(s, "saved_run", refuse)
+    assert run(f"{LINE} 4")[0] == 2 and error.__traceback__
+    monkeypatch.undo()
+    assert run(f"{LINE} 4")[0] == 0
+
+
 def test_a_run_keeps_its_folder_from_others_until_it_ends(run, begun, chains, monkeypatch):
     sample, codes = s.sghmc_sample, []
     monkeypatch.setattr(s, "sghmc_sample", lambda chain: (codes.append(run(f"{LINE} 4")[0]), sample(chain))[1])

@@ -178,7 +178,7 @@ def parse(argv):
                       formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)  # fmt: skip
     parser.add_argument("--data", default="cifar10", metavar="NAME", help="as for simsiam_sghmc.py [cifar10]")
     parser.add_argument("--out", type=Path, default=Path("runs/evidence"), metavar="DIR", help="tables [%(default)s]")
-    parser.add_argument("--quick", action="store_true", help="60 networks, every other distance, 8 minibatches of 64")
+    parser.add_argument("--quick", action="store_true", help="300 networks, every other distance, 8 minibatches of 64")
     parser.add_argument("--init", nargs="*", default=[], metavar="CHECKPOINT", help="measure the curve from here, too")
     parts = ("prior", "curve", "divergence")
     parser.add_argument("--part", nargs="+", default=parts, choices=parts, help="only these parts")
@@ -192,7 +192,7 @@ def parse(argv):
     args = parser.parse_args(argv)
     args.distances, args.decay = DISTANCES, DECAY
     if args.quick:
-        args.networks, args.prior, args.minibatches, args.batch_size, args.seeds = 60, PRIORS[:1], 8, 64, 1
+        args.networks, args.prior, args.minibatches, args.batch_size, args.seeds = 300, PRIORS[:1], 8, 64, 1
         args.distances, args.decay, args.decay_seeds = DISTANCES[:1] + DISTANCES[1::2], ((0.02,), DECAY[1][::2]), 1
     for prior in args.prior:
         if prior != "init" and not re.fullmatch(r"normal [0-9.e-]+", prior):
