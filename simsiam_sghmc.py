@@ -67,8 +67,9 @@ def energy(p1, z1, p2, z2, stop_grad, similarity="abscos"):
     value stays, the gradient through Z is gone. U is finite for finite inputs: m is clamped to [tiny, 1] (D20).
     The mean is inside the logarithm (D4). Of the Note: "cos" is SimSiam's loss + 1, "l2" the Gaussian's -log Q.
     """
-    if similarity not in ("abscos", "cos", "l2") or not len(p1) or len({x.shape for x in (p1, z1, p2, z2)}) > 1:
-        raise ValueError(f"similarity {similarity}: give abscos, cos or l2, and four (B, d) of one shape, B >= 1")
+    shapes = {x.shape for x in (p1, z1, p2, z2)}
+    if similarity not in ("abscos", "cos", "l2") or len(shapes) > 1 or p1.ndim != 2 or not p1.numel():
+        raise ValueError(f"give four (B, d) of one shape, not empty, and abscos, cos or l2, not {similarity}")
     p1, z1, p2, z2 = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (p1, z1, p2, z2))
     if stop_grad:
         z1, z2 = z1.detach(), z2.detach()  # only as targets: the predictions were made from z before
@@ -96,7 +97,7 @@ def sghmc_step(w, z, grad, *, eps, L, alpha, mass=1.0, b_hat=0.0, reuse_grad=Fal
     half-kick; the last may be missing. grad: (n,) -> (n,) or a number, called at the half-kicks in order. mass M and
     b_hat B^: numbers or (n,); with B^ (Equation 1) the noise is N(0, 2 (C - B^) eps). Line 5 of the last leapfrog
     never reaches W_{t+1}: it is left out, so grad is called 2L-1 times; with `reuse_grad`, for a U that stays the same
-    throughout the sample, L times. ValueError: not so, eps or mass not in (0, inf), alpha outside [0, 1), B^ > C.
+    throughout the sample, L times. ValueError: other shapes, eps, mass not in (0, inf), alpha not in [0, 1), B^ > C.
     """
     if not (0 < eps < math.inf and L >= 1 and 0 <= alpha < 1):
         raise ValueError(f"need 0 < eps < inf, L >= 1 and 0 <= alpha < 1, got eps={eps}, L={L}, alpha={alpha}")
@@ -134,7 +135,7 @@ class RunStopped(Exception):
 
 
 def one_line(error):
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join((repr if isinstance(error, KeyError) else str)(error).split()) or type(error).__name__
     return "".join(c if c.isprintable() else "?" for c in text)  # names of files may hold anything
 
 
@@ -143,8 +144,8 @@ def bad_input(message):
     """Whatever fails inside is the user's to mend: BadInput with this message, "{}" in it replaced by the cause."""
     try:
         yield
-    except Exception as error:  # of files, drivers and libraries: many types; torch's go on with advice
-        raise BadInput(message.replace("{}", one_line(error).split(". ")[0][:200])) from None
+    except Exception as error:  # of files, drivers and libraries: many types; torch's second sentence is advice
+        raise BadInput(message.replace("{}", re.split(r"\. (?=[A-Z])", one_line(error))[0][:200])) from None
 
 
 def one_of(*names):
@@ -158,7 +159,7 @@ NotNegative = Annotated[float, "a number >= 0, at most 1e18", lambda v: 0 <= v <
 Fraction = Annotated[float, "a number in [0, 1)", lambda v: 0 <= v < 1]
 Count = Annotated[int, "a whole number >= 1, below 2^63", lambda v: 1 <= v < 2**63]
 Natural = Annotated[int, "a whole number >= 0, below 2^63", lambda v: 0 <= v < 2**63]
-Pair = Annotated[int, "a whole number >= 2", lambda v: v >= 2]
+TwoOrMore = Annotated[int, "a whole number >= 2", lambda v: v >= 2]
 Switch = Annotated[bool, "on or off", lambda v: True]
 Name = Annotated[str, "a value, or leave it out", len]  # an unset shell variable is empty
 
@@ -197,11 +198,11 @@ class Config:
     predictor_lr_mult: Positive = setting(1.0, "SGD", "factor on the predictor's learning rate (Note)")
 
     data: Name = setting("cifar10", "data", "cifar10 (downloaded to data/), gratings (drawn here), or a folder")
-    batch_size: Pair = setting(512, "data", "images per minibatch (Section 3)")
+    batch_size: TwoOrMore = setting(512, "data", "images per minibatch (Section 3)")
 
     eval_every: Count = setting(500, "evaluation", "samples or updates between evaluations")
     knn_k: Count = setting(200, "evaluation", "neighbours k (Section 3.1)")
-    knn_train: Pair = setting(None, "evaluation", "random training images as bank; else all")
+    knn_train: TwoOrMore = setting(None, "evaluation", "random training images as bank; else all")
     knn_test: Count = setting(None, "evaluation", "random test images; else all")
     knn_features: one_of("z", "trunk") = setting("z", "evaluation", "128-d z, or the 4,096-d input of its layer (D14)")
     bn: one_of("recalibrated", "running") = setting("recalibrated", "evaluation", "BatchNorm at evaluation (D7)")
@@ -305,15 +306,14 @@ def read_checkpoint(path):
 
 
 # ---------------------------------------------------------------------------------------------- data and augmentation
-
-# Images as uint8 (N, 3, 32, 32), labels (N,) int64; `source` names the training images in config.json.
 Images = namedtuple("Images", "train train_labels test test_labels source note", defaults=[""])
 
 OTHER_DATA = "--data gratings needs no file, --data FOLDER takes train/<class>/* and test/<class>/* images"
 
 
 def load_data(data):
-    """The Images of cifar10, gratings, or a folder: torchvision's cifar-10-batches-py in it, or as OTHER_DATA says."""
+    """Images (uint8 (N, 3, 32, 32), labels (N,) int64, `source` their name in config.json) of cifar10, gratings or a
+    folder: torchvision's cifar-10-batches-py in it, or as OTHER_DATA says."""
     if data == "gratings":
         return Images(*gratings(10_000, seed=1), *gratings(2_000, seed=2), "gratings")
     if data == "cifar10" or (Path(data) / "cifar-10-batches-py").is_dir():
@@ -324,7 +324,7 @@ def load_data(data):
         differing = ", ".join(sorted({*train[2]} ^ {*test[2]})[:3])
         problem = f"only one of them has {differing}" if differing else f"here {len(train[2])}"
         raise BadInput(f"--data {data}: train/ and test/ need images of the same two or more classes: {problem}")
-    source = "images " + hashlib.sha256(train[0].numpy()).hexdigest()[:16]
+    source = "images " + hashlib.sha256(b"".join(x.numpy().tobytes() for x in train[:2] + test[:2])).hexdigest()[:16]
     return Images(*train[:2], *test[:2], source, f"{train[3]}; {test[3]}")
 
 
@@ -345,9 +345,8 @@ def image_folder(root):
         beside = ", ".join(sorted(d.name for d in root.parent.glob("[!.]*") if d.is_dir())[:3]) or "no folder"
         raise BadInput(f"--data: there is no folder {root} (beside it: {beside}); {OTHER_DATA}")
     files = [f for f in sorted(root.glob("*/**/*")) if f.is_file() and "/." not in f"/{f.relative_to(root)}"]
-    paths, resized = [f for f in files if f.suffix.lower() in Image.registered_extensions()], 0
-    names = [path.relative_to(root).parts[0] for path in paths]
-    classes = sorted(set(names))
+    paths, resized = [f for f in files if Image.registered_extensions().get(f.suffix.lower()) in Image.OPEN], 0
+    classes, labels = np.unique([path.relative_to(root).parts[0] for path in paths], return_inverse=True)
     images = np.empty((len(paths), 32, 32, 3), np.uint8)
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # beyond twice its limit Pillow refuses
     for row, path in zip(images, paths, strict=True):
@@ -358,8 +357,7 @@ def image_folder(root):
             row[:] = ImageOps.exif_transpose(image).convert("RGB").resize((32, 32))
     note = f"{one_line(root)}: {len(paths):,} images of {len(classes)} classes, {resized:,} of them resized to 32x32"
     note += f", {len(files) - len(paths):,} other files left out" * (len(files) > len(paths))
-    labels = torch.tensor([classes.index(name) for name in names])
-    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels, classes, note
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels), classes.tolist(), note
 
 
 def gratings(count, seed):
@@ -454,7 +452,7 @@ def apply_augmentation(images, a):
     columns = torch.where(a.flip[:, None, None], columns.flip(1), columns)
     x = rows[:, None] @ (images / 255) @ columns[:, None].transpose(2, 3)
     order = torch.where(a.jitter[:, None], a.order, NOTHING)
-    hue_at = (a.order == HUE).int().argmax(dim=1)  # blends before it, hue once, blends after it: no selection by value
+    hue_at = (a.order == HUE).int().argmax(dim=1)  # blends before it, hue, blends after it, for all images at once
     for place in range(3):
         x = blend(x, torch.where(hue_at > place, order[:, place], NOTHING), a.factors)
     x = shift_hue(x, a.factors[:, HUE] * a.jitter)
@@ -469,7 +467,7 @@ def rms(x):
 
 
 class Chain:
-    """The state of a run: network, flat W (n,) and G (n,), images on the device, steps done; `init`: its network."""
+    """The state of a run: network, flat W (n,), G (n,), images, steps done; `init`: a network, taken over, or None."""
 
     def __init__(self, cfg, data, init, device):
         self.cfg, self.device, self.step = cfg, device, 0
@@ -593,7 +591,7 @@ def learning_rate(cfg, epoch):
 
 
 def sgd_step(chain, part, lr):
-    """One step of SGD on a slice of W, to the bit torch's (a test compares them): m = mu m + G + decay W, W -= lr m."""
+    """A step of SGD on a slice of W: m = momentum m + G + weight_decay W, W -= lr m, as torch.optim.SGD has it."""
     W, G, m = (x[part] for x in (chain.W, chain.G, chain.momentum))
     m.mul_(chain.cfg.momentum).add_(G.add(W, alpha=chain.cfg.weight_decay))
     W.add_(m, alpha=-lr)
@@ -623,22 +621,22 @@ KNN_T = 0.1  # votes weigh exp((cos - 1) / KNN_T), as Wu et al. (2018) do
 
 @contextlib.contextmanager
 def full_float32():
-    """No gradients, and no TF32, which would report chance too early (matrix products are free of it by default)."""
+    """No gradients and no TF32, which near collapse would report chance too early. (Products have none by default.)"""
     with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         yield
 
 
 def recalibrate(model, images):
-    """Replace all running statistics by the cumulative average over these uint8 images, as W is now (D7)."""
-    blocks = (block for block in images.split(BLOCK) if len(block) > 1)  # one row has no variance
+    """Replace all running statistics by their mean over blocks of these uint8 images, as W is now (D7)."""
+    blocks = [b for b in images.split(BLOCK) if len(b) > BLOCK // 2] or [images]  # a short one would count as a whole
     torch.optim.swa_utils.update_bn(map(normalise, blocks), model)
 
 
 def load_model(path, recalibrate_on=None):
     """The SimSiam network of a checkpoint or sample, in evaluation mode: normalise(uint8 images) -> (p, z).
 
-    recalibrate_on: uint8 training images (N, 3, 32, 32) for the BatchNorm statistics, as `--bn recalibrated` does (D7);
-    without, they are the chain's, which lag behind W. BadInput: no such file; ValueError: no such images.
+    recalibrate_on: uint8 training images (N, 3, 32, 32) for the BatchNorm statistics (`--bn recalibrated` takes 8,192,
+    D7); None: those of the chain, which lag behind W. BadInput: no such file; ValueError: no such images.
     """
     model, saved = initial_network(0), read_checkpoint(path)
     nn.utils.vector_to_parameters(saved["weights"], model.parameters())
@@ -731,16 +729,16 @@ def batch_measures(chain):
     return row | centering(chain, z1, z2)
 
 
-def fixed_subset(images, labels, count, kick):
+def fixed_subset(images, labels, count, which):
     """The first `count` of a fixed random order (all, in their own order, if None): the same in every run."""
     if count is None or count == len(images):
         return images, labels
-    chosen = torch.randperm(len(images), generator=generator(0, "subset", kick=kick))[:count].to(images.device)
+    chosen = torch.randperm(len(images), generator=generator(0, "subset", kick=which))[:count].to(images.device)
     return images[chosen], labels[chosen]
 
 
 def representation(cfg, model, data):
-    """The k-NN and geometry columns of a network, whose statistics are estimated anew (D7); None if not finite."""
+    """The k-NN and geometry columns of `model`, whose statistics and mode are changed (D7); None if not finite."""
     bank, bank_labels = fixed_subset(data.train, data.train_labels, cfg.knn_train, 0)
     test, test_labels = fixed_subset(data.test, data.test_labels, cfg.knn_test, 1)
     if cfg.bn == "recalibrated":
@@ -785,7 +783,7 @@ NOT_IN_IDENTITY = ("samples", "updates", "eval_every", "keep_every", "device", "
 
 
 def identity(cfg, chain):
-    """What a chain and its tables are a function of: settings, and the content of the data and of --init."""
+    """What a chain and its tables are a function of: settings, content of the data, and the weights of --init."""
     own = {name: value for name, value in asdict(cfg).items() if name not in NOT_IN_IDENTITY}
     start = hashlib.sha256(chain.start.cpu().numpy()).hexdigest()[:16] if cfg.init else None
     return own | {"data": chain.data.source, "init": start, "version": VERSION}
@@ -841,15 +839,15 @@ def tables(rows, energies, gradients_per_step):
 def saved_run(path, mine, gradients_per_step):
     """The checkpoint of the folder to go on from, None if nothing was saved yet; BadInput unless all in it fits.
 
-    A save writes the tables before the checkpoint, the first one before the first row. So a kill leaves tables that
-    begin with what the checkpoint holds, and the rows behind it are computed again. Any others were changed or lost.
+    A save writes the tables, then the checkpoint; the very first has no rows yet. So after a kill the tables begin with
+    what the checkpoint holds, and later rows are computed again. Tables that do not were changed, or rows were lost.
     """
     checkpoint, saved, rows, energies = path / "checkpoint.pt", None, [], []
     remedy = "put it back or choose another --out"
     if checkpoint.exists():
         saved = read_checkpoint(checkpoint)
         with bad_input(f"{checkpoint} is the checkpoint of no run ({{}}); {remedy}"):
-            theirs, rows, energies = dict(saved["identity"]), saved["rows"], saved["energies"]
+            theirs, rows, energies, _ = dict(saved["identity"]), saved["rows"], saved["energies"], saved["seconds"]
         differing = [f"{k} (there {theirs.get(k)}, here {v})" for k, v in mine.items() if theirs.get(k) != v]
         if differing:
             raise BadInput(f"{checkpoint} is of another chain: {', '.join(differing)}; choose another --out")
@@ -882,11 +880,12 @@ class Run:
         with bad_input(f"--out {self.path} is in use by another process; wait for it or choose another"):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         saved = saved_run(self.path, self.identity, self.chain.gradients_per_step)
-        saved = saved or self.chain.state() | {"rows": [], "energies": [], "seconds": 0.0}
-        self.chain.restore(saved)
-        self.rows, self.energies = saved["rows"], saved["energies"]  # of both tables
+        self.rows, self.energies, seconds = [], [], 0.0  # of both tables; spent by earlier processes
+        if saved:
+            self.chain.restore(saved)
+            self.rows, self.energies, seconds = saved["rows"], saved["energies"], saved["seconds"]
         self.shown = self.saved = time.monotonic()
-        self.began = self.shown - saved["seconds"]  # of earlier processes
+        self.began = self.shown - seconds
 
     def go(self):
         """Run to the end, or to the first signal."""
@@ -896,7 +895,7 @@ class Run:
         config["test images per class"] = chain.data.test_labels.bincount().tolist()
         on = config["made by"]["device"]
         self.say(f"{one_line(self.path)}: {cfg.method} on {on}, {left:,} steps from step {chain.step:,}")
-        kept = f", {left // cfg.keep_every:,} kept samples of {len(chain.W) * 4e-9:.2g} GB" if cfg.keep_every else ""
+        kept = f", {left // cfg.keep_every:,} kept samples of {len(chain.W) * 4e-6:.2g} MB" if cfg.keep_every else ""
         self.say(f"cost: {left * chain.gradients_per_step:,} gradients at batch {cfg.batch_size}{kept}")
         self.say(f"images: {chain.data.note or cfg.data}")
         if cfg.method == "sghmc" and cfg.sg:
@@ -912,7 +911,7 @@ class Run:
         while chain.step < chain.length and not self.signals:
             self.step()
             self.progress(chain.step - first, time.monotonic() - began)
-        if self.signals:
+        if self.signals and chain.step < chain.length:
             self.save()
             raise RunStopped(f"saved at step {chain.step}; the same command goes on from there", 128 + self.signals[0])
         self.say(summary(self.rows, cfg.knn_test or len(chain.data.test)))
@@ -923,7 +922,7 @@ class Run:
         cfg, chain = self.cfg, self.chain
         chain.advance()
         keep = cfg.keep_every and chain.step % cfg.keep_every == 0
-        if chain.device.type == "cpu" or keep:  # elsewhere this look would wait for the step; save looks, too
+        if chain.device.type == "cpu" or keep:  # on a GPU this would wait for the step; there save() looks
             self.check_finite()
         if keep:  # before the checkpoint: a kill between them would lose the sample
             (self.path / "samples").mkdir(exist_ok=True)
@@ -936,8 +935,7 @@ class Run:
     def check_finite(self, finite=True):
         """RunStopped if U, W or statistics were not finite since the last save: nothing bad is saved."""
         if not (finite and self.chain.finite):
-            eps = "--eps (leapfrog is stable for eps < 2 sqrt(M / k), k the largest curvature of the energy)"
-            smaller = "--lr" if self.cfg.method == "sgd" else eps
+            smaller = "--lr" if self.cfg.method == "sgd" else "--eps (stable below 2 sqrt(M / curvature of U))"
             text = f"energy, weights or features are not finite at step {self.chain.step}; the last good state is "
             raise RunStopped(f"{text}{self.path}/checkpoint.pt; try a smaller {smaller}", 3)
 
@@ -1083,16 +1081,18 @@ def main(argv=None):
             keep_freed_memory()  # not before: what loading the data needed for a moment would be kept too
             run.go()
         return 0
-    except (BadInput, RunStopped) as error:
-        message, code = (*error.args, 2)[:2]
+    except BadInput as error:
+        message, code = str(error), 2
+    except RunStopped as error:
+        message, code = error.args
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
+        if isinstance(error, RuntimeError) and "allocate" not in str(error):
             raise
         code, message = 3, f"out of memory ({one_line(error)[:80]}); give a smaller --batch-size"
     except OSError as error:  # disk full, folder gone: write_whole left the last checkpoint as it was
         code, message = 3, f"cannot write the run ({one_line(error)}); mend that, then the same command goes on"
     if code != 128 + signal.SIGPIPE:  # nobody reads: quiet, as other tools are
-        print(f"simsiam_sghmc: {one_line(message)}", file=sys.stderr)
+        print("\r\033[K" * os.isatty(2) + f"simsiam_sghmc: {one_line(message)}", file=sys.stderr)  # see Run.say
     return code
 
 

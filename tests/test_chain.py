@@ -429,7 +429,7 @@ def test_config_json_says_what_the_numbers_may_depend_on(chains):
 def test_what_a_run_reads_and_keeps_is_said_at_its_start(run):
     out = run("--no-sg --samples 4 --energy-scale 0 --keep-every 2")[1]
     assert "train: 24 images of 3 classes" in out
-    assert ", 2 kept samples of 0.00022 GB" in out  # the slim network's 54,728 float32 numbers
+    assert ", 2 kept samples of 0.22 MB" in out  # the slim network's 54,728 float32 numbers
     assert "kept" not in run("--no-sg --samples 1", "other")[1]
 
 
@@ -565,6 +565,16 @@ def test_recalibration_is_the_average_of_batch_statistics(chain):
         before_norm = [convolution(x).transpose(0, 1).flatten(1), c.model.predictor[0](c.model.encoder(x)).T]
     wanted = [y for rows in before_norm for y in (rows.mean(dim=1), rows.var(dim=1), torch.tensor(1))]
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(found, wanted, strict=True))  # the last: one batch
+
+
+def test_a_short_last_block_does_not_count_as_a_whole_one(chain, monkeypatch):
+    monkeypatch.setattr(s, "BLOCK", 11)  # of 24 images: 11, 11 and 2
+    c, stems = chain(), []
+    for images in (c.data.train, c.data.train[:22]):
+        with s.full_float32():
+            s.recalibrate(c.model, images)
+        stems.append(c.model.encoder.trunk[5].running_var.clone())
+    assert torch.equal(*stems)
 
 
 def documented(first):

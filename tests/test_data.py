@@ -44,7 +44,7 @@ def test_an_image_folder_is_read_in_class_order_and_resized(pictures, tmp_path):
     assert (s.load_data(str(tmp_path)).train == 90).all()
 
 
-def test_the_identity_of_a_folder_is_its_training_images_and_not_its_path(pictures, tmp_path):
+def test_the_identity_of_a_folder_is_its_images_and_their_classes_and_not_its_path(pictures, tmp_path):
     first = s.load_data(str(pictures)).source
     (tmp_path / "moved").symlink_to(pictures)
     assert s.load_data(str(tmp_path / "moved")).source == first
@@ -52,11 +52,13 @@ def test_the_identity_of_a_folder_is_its_training_images_and_not_its_path(pictur
         for label in ("a", "b"):
             (tmp_path / split / label).mkdir(parents=True)
             Image.new("RGB", (32, 32), (1, 2, 3)).save(tmp_path / split / label / "x.png")
-    other = s.load_data(str(tmp_path)).source
-    assert other != first
-    for split, same in (("test", True), ("train", False)):
-        Image.new("RGB", (32, 32), (9, 9, 9)).save(tmp_path / split / "a/x.png")
-        assert (s.load_data(str(tmp_path)).source == other) == same
+    seen = {first, s.load_data(str(tmp_path)).source}
+    for split in ("test", "train"):  # another image, then the same ones, of which one is of the other class
+        Image.new("RGB", (32, 32), (9, 9, 9)).save(tmp_path / split / "b/y.png")
+        seen.add(s.load_data(str(tmp_path)).source)
+        (tmp_path / split / "b/x.png").rename(tmp_path / split / "a/y.png")
+        seen.add(s.load_data(str(tmp_path)).source)
+    assert len(seen) == 6
 
 
 @pytest.fixture
@@ -81,10 +83,11 @@ def test_images_of_nested_folders_count_and_hidden_ones_do_not(folder):
         folder(name, image)
     for name in ("train/.hidden/1.png", "train/a/.ipynb_checkpoints/1.png", "train/a/._1.png", "test/.b/1.png"):
         folder(name, image)
-    (folder.root / "train/a/notes.txt").write_text("no image")
+    for name in ("notes.txt", "print.pdf"):  # Pillow only writes the second
+        (folder.root / "train/a" / name).write_text("no image")
     data = s.load_data(str(folder.root))
     assert data.train_labels.tolist() == [0, 0, 0, 1, 1] and len(data.test) == 2
-    assert "5 images of 2 classes, 0 of them resized to 32x32, 1 other files left out" in data.note
+    assert "5 images of 2 classes, 0 of them resized to 32x32, 2 other files left out" in data.note
     assert data.note.endswith("2 images of 2 classes, 0 of them resized to 32x32")
 
 

@@ -277,10 +277,12 @@ def test_a_run_whose_folder_is_taken_away_ends_and_makes_no_other(run, held, mon
     one_line(err, "cannot write the run")
 
 
-def test_a_sample_in_the_place_of_the_checkpoint_is_refused(run, held):
+@pytest.mark.parametrize("missing", ["identity", "rows", "energies", "seconds"])
+def test_a_checkpoint_that_lacks_what_a_run_keeps_as_samples_do_is_refused(run, held, missing):
     saved = torch.load(held / "checkpoint.pt", weights_only=True)
-    torch.save({name: saved[name] for name in ("step", "weights", "buffers")}, held / "checkpoint.pt")
-    refused(run, held, "the checkpoint of no run", "identity")
+    del saved[missing]
+    torch.save(saved, held / "checkpoint.pt")
+    refused(run, held, f"the checkpoint of no run (KeyError('{missing}'))")
 
 
 # ------------------------------------------------------------------------------------------------ unusable checkpoints
@@ -323,6 +325,34 @@ def test_an_unusable_checkpoint_is_named_executes_nothing_and_stays(run, begun, 
 def test_nobody_is_advised_to_execute_what_is_in_a_foreign_file(run, begun, kind):
     bad_checkpoints()[kind](begun / "checkpoint.pt")
     assert "weights_only" not in run(f"{LINE} 4")[2]
+
+
+@pytest.mark.parametrize(
+    "cause, shown",
+    [
+        (RuntimeError("it failed. To load it all the same, do this"), "it failed"),
+        (OSError(2, "No such file", "v1. final/none.pt"), "[Errno 2] No such file: 'v1. final/none.pt'"),
+        (KeyError("weights"), "KeyError('weights')"),
+        (ValueError(), "ValueError"),
+    ],
+)
+def test_of_a_cause_the_first_sentence_is_shown_with_names_of_files_whole(cause, shown):
+    with pytest.raises(s.BadInput) as raised, s.bad_input("no good ({})"):
+        raise cause
+    assert str(raised.value) == f"no good ({shown})"
+
+
+@pytest.mark.parametrize("text, code", [("can't allocate memory: you tried 9", 3), ("an illegal memory access", None)])
+def test_only_what_says_that_it_cannot_allocate_is_out_of_memory(run, monkeypatch, text, code):
+    def fails(_chain):
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(s.Chain, "advance", fails)
+    if code is None:
+        with pytest.raises(RuntimeError, match=text):
+            run("--no-sg --samples 1")
+    else:
+        assert run("--no-sg --samples 1")[0] == code
 
 
 def test_a_foreign_pickle_is_one_line_without_a_warning_beside_it(run, begun):
@@ -529,6 +559,19 @@ def test_a_signal_finishes_the_step_saves_and_exits_with_128_and_its_number(run,
     monkeypatch.undo()
     assert run(f"{LINE} 4")[0] == 0
     assert_same_run(chains[4], begun)
+
+
+def test_a_signal_in_the_last_evaluation_does_not_take_the_verdict_from_a_finished_run(run, monkeypatch):
+    measure = s.evaluate
+
+    def stopped(chain):
+        if chain.step == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return measure(chain)
+
+    monkeypatch.setattr(s, "evaluate", stopped)
+    code, out, err, _ = run("--no-sg --samples 2")
+    assert (code, err) == (0, "") and "done: collapsed" in out
 
 
 def test_a_second_signal_ends_at_once(monkeypatch):
@@ -748,7 +791,7 @@ def test_a_file_size_limit_is_reported_as_a_full_disk_is(run, begun, chains):
 SGD_DIVERGES = "--method sgd --lr 1e18 --warmup-epochs 0 --updates 9"
 
 
-@pytest.mark.parametrize("line, word", [("--no-sg --eps 1e18 --samples 50", "2 sqrt(M / k)"), (SGD_DIVERGES, "--lr")])
+@pytest.mark.parametrize("line, word", [("--no-sg --eps 1e18 --samples 50", "2 sqrt(M / curvature of U)"), (SGD_DIVERGES, "--lr")])
 def test_a_diverging_run_stops_where_it_diverges_with_the_last_good_state(run, line, word):
     code, _, err, folder = run(line)
     assert code == 3
