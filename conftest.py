@@ -50,8 +50,9 @@ def pytest_cmdline_main(config):
 
 
 def pytest_configure(config):
-    if FOREIGN:  # warnings in foreign code are no failures
+    if FOREIGN:  # warnings in foreign code are no failures, and the versions of everything are no news
         config.addinivalue_line("filterwarnings", "ignore")
+        config.option.no_header = True
         if config.option.tbstyle == "auto":  # each cause once, at the end; --tb=short shows every failure
             config.option.tbstyle = "no"
         config.option.reportchars = config.option.reportchars.replace("s", "").replace("fE", "E")
@@ -74,7 +75,7 @@ def pytest_terminal_summary(terminalreporter):
     from oracle.report import lines_at_the_end
 
     skipped = [report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.stats.get("skipped", ())]
-    lacks = [f"{impl.name} defines no {name}: skipped" for impl in IMPLEMENTATIONS for name in CAPABILITIES
-             if FOREIGN and not impl.has(name)]
+    absent = {impl.name: [name for name in CAPABILITIES if not impl.has(name)] for impl in IMPLEMENTATIONS if FOREIGN}
+    lacks = [f"{impl} defines no {', '.join(names)}: skipped" for impl, names in absent.items() if names]
     for line in lines_at_the_end(skipped if FOREIGN else (), bool(FOREIGN), lacks):
         terminalreporter.write_line(line)

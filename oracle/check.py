@@ -227,10 +227,11 @@ def shared_flags(failed, passed, known):
     flags = {name: set(known[name]["flags"]) for name in [*failed, *passed]}
     common = set.intersection(*(flags[name] for name in failed))
     alone = common - set().union(*(flags[name] for name in passed))
+    who, they, have = ("The failure", "it", "has") if len(failed) == 1 else ("All failures", "they", "have")
     for flag in sorted(alone or common):
         others = sum(flag in flags[name] for name in passed)
-        who = f"All failures, and {others} of those that pass," if others else "All failures, and only they,"
-        yield f"  {who} have the flag {flag}: {FLAGS[flag]}"
+        also = f"{others} of those that pass" if others else f"only {they}"
+        yield f"  {who}, and {also}, {have} the flag {flag}: {FLAGS[flag]}"
     if passed:
         spared = set.intersection(*(flags[name] for name in passed)) - set().union(*(flags[name] for name in failed))
         for flag in sorted(spared):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from oracle.diagnosis import some
-from oracle.formula import words
+from oracle.formula import RATE, words
 from oracle.implementations import NUMPY
 from oracle.probes import (
     Elsewhere,
@@ -200,7 +200,8 @@ def grouped(seen, i):
         texts = [described(w, settings(seen.case, i)) for w in wrong]
         factors = {text.partition(": ")[2] for text in texts}
         if len(wrong) > 1 and len(factors) == 1 and (len(wrong) == len(members) or name == "kept"):
-            found.append(f"{ALL.get(name, name)}: {factors.pop()}")
+            text = factors.pop()
+            found.append(f"{ALL.get(name, name)}: {text}{RATE * (name == 'gradient' and 'eps' in text)}")
         else:
             found += [name == "gradient" and split_kicks(w, seen, i) or t for w, t in zip(wrong, texts, strict=True)]
     return found

@@ -8,6 +8,7 @@ import numpy as np
 POWERS = {"2": (-2, -1, -0.5, 0, 0.5, 1, 2), "eps": (-2, -1, -0.5, 0, 0.5, 1, 2), "M": (-2, -1, -0.5, 0, 0.5, 1, 2),
           "(1 - alpha)": (-2, -1, 0, 1, 2), "alpha": (-1, -0.5, 0, 0.5, 1), "L": (-2, -1, -0.5, 0, 0.5, 1, 2)}
 MOST = 4  # the sum of the powers' sizes
+RATE = " (a gradient moves X_(l+1) at the learning rate eps^2 / M)"  # beside a factor of gradients that has an eps
 TABLES = {}  # settings -> (logarithms in order, their texts)
 
 

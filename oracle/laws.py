@@ -11,7 +11,8 @@ import numpy as np
 
 from oracle import chance, generators
 from oracle.calls import Broken, noise_map
-from oracle.own_draws import KEPT
+from oracle.formula import RATE, words
+from oracle.own_draws import KEPT, noiseless
 
 FITS = 1e-6   # a law is turned down wrongly with this probability
 SAMPLE = 16   # coordinates at which responses are compared
@@ -291,7 +292,7 @@ def noise_by_gradient(seen):
     if len(path.X) == 1 or not len(moves):
         return [f"nothing moves {must}"] * (len(path.X) > 1)
     pushed = (path.X[1] - seen.base.X[1]) / answers[0]  # one number, if the gradient alone makes the difference
-    steady = abs(np.diff(moves, axis=0)).max() <= 1e-9 * abs(moves).max()
+    steady = len(moves) > 1 and abs(np.diff(moves, axis=0)).max() <= 1e-9 * abs(moves).max()
     return [f"neither friction nor noise acts {must}"] * bool(steady and np.ptp(pushed) > 1e-3 * abs(pushed).max())
 
 
@@ -314,6 +315,8 @@ def described(seen, exact):
         kept = (path.X[1] - seen.base.X[1]) / (start - seen.answers[0])
         if np.ptp(kept) < 1e-6 and not seen.near_one(kept):
             return [f"weight decay: X_1 keeps {kept.mean():.9g} of W_t, right is 1"]
+    if factor := gradient_factor(seen):
+        return [factor]
     if in_order_of_answer(seen):
         return ["gradient: its tensors are taken in the order of grad's answer, not by their names: each moves another "
                 "tensor of params"]
@@ -322,6 +325,23 @@ def described(seen, exact):
     if exact[0].startswith("a gradient of "):
         return exact[:1]
     return exact[:4]
+
+
+def gradient_factor(seen):
+    """The one factor by which all gradients are wrong, as a formula that holds for another eps too; "" if there is
+    none."""
+    texts = set()
+    for eps in (seen.generic["eps"], 0.07):
+        settings, g = {**seen.generic, "eps": eps}, seen.answers[1][:, : seen.middle.n]
+        still, moved = (seen.call(seen.middle, seen.seed, settings, answers=x).X for x in (0 * g, g))
+        if len(still) != settings["L"] + 1 or still.shape != moved.shape:
+            return ""
+        ratio = (moved - still)[1:] / noiseless(settings, 0 * g[0], g)[1:]
+        if np.ptp(ratio) > 1e-6 * abs(ratio).max() or abs(ratio - 1).max() < 1e-3:
+            return ""
+        texts.add(words(float(ratio.mean()), 1e-9 if seen.dtype == "float64" else 1e-4, {"mass": 1.0, **settings}))
+    text = texts.pop()
+    return f"all gradients: {text} times what it should be{RATE * ('eps' in text)}" if text and not texts else ""
 
 
 def in_order_of_answer(seen):

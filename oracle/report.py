@@ -12,7 +12,7 @@ from oracle.known_bugs import bugs, implementation
 from oracle.laws import diagnose
 from oracle.own_draws import look
 from oracle.sampler import Case
-from oracle.snippets import snippet
+from oracle.snippets import of_sample, snippet
 from oracle.step_names import diagnose_step
 
 FAILURES = {}  # (name of an implementation, "sampler", "own draws" or "energy") -> (implementation, {test: Failure})
@@ -53,7 +53,7 @@ def lines_at_the_end(skipped=(), foreign=True, lacks=()):
             continue
         lines += textwrap.wrap(f"{name}, {half}: {diagnosis}", WIDTH, subsequent_indent="    ",
                                break_long_words=False, break_on_hyphens=False)
-        rest += examples(name, half, failed) + pasted(impl, failed)
+        rest += examples(name, half, failed) + pasted(impl, half, failed)
     return lines + (rest if len(lines + rest) <= MOST_LINES else [
         *rest[:MOST_LINES - len(lines)], "... and more, with one module in SGHMC_IMPL, or with --tb=short"])
 
@@ -74,8 +74,10 @@ def cut(text):
     return text if len(text) <= 2 * WIDTH else text[:2 * WIDTH - 4] + " ..."
 
 
-def pasted(impl, failed):
+def pasted(impl, half, failed):
     """The smallest failing case as Python, [] if there is none."""
+    if half == "own draws":
+        return ["In Python:", *of_sample(impl)]
     cases = [x for _, inputs in failed.values() for x in inputs if isinstance(x, Case | Batch)]
     for case in sorted(cases, key=lambda x: len(repr(x))):
         with np.errstate(all="ignore"):

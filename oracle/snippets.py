@@ -4,7 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
+from oracle.calls import Broken, noise_map
 from oracle.energy import NAMES, Batch, energy_bound, gradient_bounds, truth
+from oracle.own_draws import look, noiseless
 from oracle.sampler import positions, run, tolerance
 
 LONGEST = 1500  # characters of numbers that anybody would paste
@@ -73,3 +75,30 @@ def of_batch(impl, batch):
                         f"print(energy_grad(p1, z1, p2, z2, {stop_grad})[{NAMES.index(name)}])",
                         f"# d U / d {name} is now {g.tolist()}, right {w.tolist()}"]
     return []
+
+
+def of_sample(impl):
+    """The lines for a sampler that draws its own noise: its spread, and what W_t and the gradients move, as the oracle
+    calls it. Most of what can be wrong shows in one of them."""
+    seen = look(impl)
+    settings, n, L = seen.generic, seen.large.n, seen.generic["L"]
+
+    def sample(w, g):
+        return seen.call(seen.large, seen.seed, settings, np.full(n, w), np.full((L + 1, n), g)).X[-1]
+
+    try:
+        x = sample(0.0, 0.0)
+        got = [x.std(), (sample(1.0, 0.0) - x).mean(), (sample(0.0, 1.0) - x).mean()]
+    except Broken:
+        got = []
+    spread = np.linalg.norm(noise_map(seen.reference, settings).sum(axis=0))
+    texts = [", ".join(f"{x:.6g}" for x in numbers) for numbers in (
+        got, (spread, 1.0, noiseless(settings, 0.0, np.ones(L + 1))[-1]))]
+    keywords = ", ".join(f"{k}={v}" for k, v in settings.items())
+    return [*taken(impl, "sghmc_sample"), f"shapes = {seen.large.shapes}",
+            "def full(x): return {name: np.full(shape, x) for name, shape in shapes.items()}",
+            f"def sample(w, g): return sghmc_sample(full(w), lambda X: full(g), {seen.seed}, {keywords}).values()",
+            "x, w, g = (np.concatenate([np.ravel(t) for t in sample(*a)]) for a in ((0., 0.), (1., 0.), (0., 1.)))",
+            "print(x.std(), (w - x).mean(), (g - x).mean())",
+            f"# now {texts[0] or 'no numbers'}; right {texts[1]}: the spread of the noise, what W_t = 1 moves, what "
+            "gradients of 1 move"]

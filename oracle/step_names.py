@@ -132,13 +132,14 @@ def sample(impl, case):
 
 
 def observed(impl, case):
-    """The Observation of a case, in floats: twice the bound, since the right answer is rounded too."""
+    """The Observation of a case, in floats: twice the bound, since the right answer is rounded too. F is no smaller
+    than the answer, so that one that is far too large may have the roundings of its own size."""
     key = contents(case.w, case.A, case.b, case.L, case.eps, case.alpha, case.mass, case.b_hat)
     if key not in SHARED:
         SHARED[key] = sample(NUMPY, case), reach(case), {}
     right, F, answers = SHARED[key]
-    k = float(gamma(impl, case))
-    return Observation({STEP: (sample(impl, case), right, 2 * k * F)},
+    k, got = float(gamma(impl, case)), sample(impl, case)
+    return Observation({STEP: (got, right, 2 * k * np.maximum(F, abs(got)))},
                        lambda candidate: {STEP: sample(implementation(candidate[0]), case)}, answers)
 
 

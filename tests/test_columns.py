@@ -55,7 +55,7 @@ def images():
 
 
 def beginning(kind, data):
-    """{"weights", "buffers"} to start from: weights of another seed, running statistics that are of no batch.
+    """A network to start from: weights of another seed, running statistics that are of no batch.
 
     For "start" the units fire later, so that some images fire none.
     """
@@ -65,21 +65,21 @@ def beginning(kind, data):
             firing = evaluated(model, subset(data.train, 30, 0), data.test)[0]
             model.encoder.head[0].bias -= firing.amax(dim=1).quantile(0.3)
     g = torch.Generator().manual_seed(7)
-    buffers = {name: b.clone() for name, b in model.named_buffers()}
-    for b in buffers.values():
+    for b in model.buffers():
         if b.is_floating_point():
             b[:] = 0.01 + 0.05 * torch.rand(b.shape, generator=g)
-    return {"weights": nn.utils.parameters_to_vector(model.parameters()).detach(), "buffers": buffers}
+    return model
 
 
 @pytest.fixture(scope="module", params=CASES)
 def case(request, whole_network_in_this_file):
     """A chain after two steps (or none), its row by evaluate, and what the last step saw."""
     data, settings = images(), CASES[request.param]
-    start = beginning(request.param, data)
+    network = beginning(request.param, data)
+    start = nn.utils.parameters_to_vector(network.parameters()).double().detach().numpy()
     cfg = s.Config(**{"batch_size": 6, "knn_k": K, **settings})
-    chain = s.Chain(cfg, data, start, torch.device("cpu"))
-    case = SimpleNamespace(name=request.param, cfg=cfg, chain=chain, start=start["weights"].double().numpy(), calls=0)
+    chain = s.Chain(cfg, data, network, torch.device("cpu"))
+    case = SimpleNamespace(name=request.param, cfg=cfg, chain=chain, start=start, calls=0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(s, "sghmc_step", recording(s.sghmc_step, case))
         gradient = chain.gradient

@@ -88,13 +88,13 @@ def meta_chain(monkeypatch):
     for name in ("rand", "randn", "randperm"):
         draw = getattr(torch, name)
         monkeypatch.setattr(torch, name, lambda *shape, generator, draw=draw, device: draw(*shape, device=device))
+    monkeypatch.setattr(torch, "autocast", lambda *_args, **_settings: contextlib.nullcontext())
 
     def make(settings):
         images, labels = torch.zeros(24, 3, 32, 32, dtype=torch.uint8), torch.zeros(24, dtype=torch.int64)
         cfg = Config(**({"sg": False, "batch_size": 4} | settings))
         chain = Chain(cfg, Images(images, labels, images, labels, "none"), None, META)
         monkeypatch.setattr(simsiam_sghmc, "generator", generator)
-        chain.autocast = contextlib.nullcontext
         some = simsiam_sghmc.draw_augmentation(24, SimpleNamespace(device=META))
         simsiam_sghmc.apply_augmentation(chain.data.train, some)
         return chain

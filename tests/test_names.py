@@ -123,6 +123,27 @@ def test_wrong_samplers_are_named_where_the_bug_sits_or_described_by_their_coeff
     assert expected in text and (KNOWN in expected or KNOWN not in text), text
 
 
+def velocities(*, lr, noise=1.0):
+    """Algorithm 1 for u = eps M^-1 Phi: lr(eps, M) is the learning rate of its gradients, right is eps^2 / M; noise:
+    the factor of its draws."""
+    def sghmc_step(w, z, grad, *, eps, L, alpha, mass=1.0, b_hat=0.0):
+        X, u, scale = np.array(w), noise * eps / np.sqrt(mass) * z[0], noise * eps / mass
+        for j in range(1, 2 * L):
+            u = (1 - alpha) * u - lr(eps, mass) / 2 * grad(X)
+            u = u + scale * np.sqrt(2 * (alpha * mass - b_hat * eps)) * z[j]
+            X = X + u if j % 2 else X
+        return X
+    return Implementation("wrong", SimpleNamespace(sghmc_step=sghmc_step))
+
+
+def test_a_learning_rate_of_eps_instead_of_eps_squared_is_named_whatever_else_is_wrong():
+    assert diagnose_step(velocities(lr=lambda eps, M: eps**2 / M)).startswith("b_hat = 2 C")
+    for lr, name in ((lambda eps, M: eps / M, "no eps"), (lambda eps, M: 2 * eps / M, "neither eps nor 1/2")):
+        assert diagnose_step(velocities(lr=lr)).startswith(f"{KNOWN}gradient: {name} (")
+    text = diagnose_step(velocities(lr=lambda eps, M: eps / M, noise=1.5))
+    assert "all gradients: 1 / eps times what it should be (a gradient moves X_(l+1) at the learning rate eps^2" in text
+
+
 def test_right_samplers_have_nothing_to_be_told():
     for row in TABLE["step"]:
         if row.kind == "rewriting" and row.name != "coordinate by coordinate":  # slow in Python, for 1111 of them

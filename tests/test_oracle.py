@@ -280,7 +280,7 @@ def test_a_failure_shows_the_diagnosis_once_at_the_end_without_tracebacks_from_a
     diagnosis = "mine.py, energy: your output equals that of a known bug: energy: half lost"
     assert done.returncode == 1 and len(done.stdout.splitlines()) < 35, done.stdout
     assert done.stdout.count("known bug: ") == 1 and diagnosis in done.stdout, done.stdout
-    assert "mine.py defines no sghmc_step: skipped" in done.stdout
+    assert "mine.py defines no sghmc_step, energy_grad, sghmc_sample: skipped" in done.stdout
     assert not any(word in done.stdout for word in ("reference_numpy.py", "During handling", "Falsifying", "Draw 1"))
 
 
@@ -294,8 +294,7 @@ def test_a_foreign_module_needs_no_torch_nor_the_tests_of_the_program_and_what_i
                      "-k", "worked_example or leaves_a_torque or last_half_kick_never", PYTHONPATH=str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed, 2 skipped" in done.stdout
-    assert "energy_only.py defines no sghmc_step" in done.stdout
-    assert "energy_only.py defines no energy_grad" in done.stdout
+    assert "energy_only.py defines no sghmc_step, energy_grad, sghmc_sample: skipped" in done.stdout
 
 
 # ------------------------------------------------------------------------------------------------------------- vectors
@@ -468,6 +467,8 @@ def test_check_names_the_flag_that_all_failures_share(check):
     text = json.dumps([{**r, "w_new": "x"} if r["id"] in ("step/generic", "step/exact-b-hat") else r
                        for r in results_of(NUMPY)])
     assert "All failures, and 2 of those that pass, have the flag b_hat: the estimate B^" in check(text)[1]
+    one = [{**r, "w_new": "x"} if r["id"] == "step/asymmetric" else r for r in results_of(NUMPY)]
+    assert "The failure, and only it, has the flag asymmetric: " in check(one)[1]
     assert "Only vectors with the flag one_leapfrog pass: " in check(results_of(of("loop: one leapfrog whatever L")))[1]
 
 

@@ -8,8 +8,10 @@ import pytest
 import reference_numpy
 from oracle import chance, generators, laws
 from oracle.calls import Layout, with_noise
+from oracle.implementations import load
 from oracle.known_bugs import TABLE, implementation
 from oracle.own_draws import FALSE_ALARM, LARGE, Draws, OwnDraws
+from oracle.report import pasted
 from oracle.variants import variant
 
 MEDIUM = {"first.weight": (101, 131), "second.weight": (101, 131), "first.bias": (131,), "second.bias": (131,),
@@ -23,7 +25,9 @@ def known_bugs(kind="bug"):
 
 KNOWN = known_bugs()
 UNSEEN = {"draws: swapped between the kicks", "draws: in reverse order",  # no bugs, if the draws are one's own
-          "B^: the mean of its entries where each coordinate has a mass",  # b_hat is one number here
+          "draws: written in place where the mass is 1",
+          "B^: larger than C refused only if it is so everywhere",  # b_hat is one number here
+          "B^: the mean of its entries where each coordinate has a mass",
           "arguments: read in the order of memory",  # seen with a dictionary; this module hands copies to these steps
           "result: caller's array written"}
 OTHERWISE = {  # named from the draws instead of the law
@@ -32,7 +36,7 @@ OTHERWISE = {  # named from the draws instead of the law
     "momentum: kept between calls": "a second call with the same seed",
     "mass: the mean of the masses for each coordinate": "of the lighter half: variance 0.5",
     "mass: the first mass for every coordinate": "of the lighter half: variance 0.5",
-    "gradient: where it is 0 the half-kick is left out": "the gradient at X_0 moves X_1",
+    "gradient: where it is 0 the half-kick is left out": "neither friction nor noise acts where all gradients are 0",
     "noise: of the mean of the masses": "of the lighter half: variance",
     "momentum: of the mean of the masses": "of the lighter half: variance",
     "mass: cut off to an integer where M^-1 is stored": "mass = 4, an integer, gives another sample",
@@ -312,6 +316,8 @@ OTHERS = {
     "momentum kept between samples": (kept_between_calls(1.0), "momentum kept between samples"),
     "momentum carried over by 10 %": (kept_between_calls(0.1), "a second call with the same seed"),
     "weight decay": (by_a_gradient(lambda g, x: g + 0.01 * x), "weight decay: X_1 keeps 0.99"),
+    "learning rate eps / 3": (lambda params, grad, seed, *, eps, **settings: by_a_gradient(lambda g, x: g / eps / 3)(
+        params, grad, seed, eps=eps, **settings), "all gradients: 1 / eps / L times what it should be (a gradient"),
     "gradient clipped by value": (by_a_gradient(lambda g, x: np.clip(g, -100, 100)), "large gradients are clipped"),
     "gradient clipped by norm": (by_a_gradient(lambda g, x: g * min(1, 1e6 / (1e-300 + np.linalg.norm(g)))),
                                  "large gradients are clipped"),
@@ -423,7 +429,7 @@ def test_every_bug_of_the_draws_is_caught_and_named(name):
 
 LATE = ("draws", "mass")  # kinds whose names are found last, after half a minute
 FIRST = {name.partition(":")[0]: name for name, _ in reversed(KNOWN)}  # one of each kind; all: -m long
-FIRST = [name for kind, name in FIRST.items() if kind not in LATE]
+FIRST = [*(name for kind, name in FIRST.items() if kind not in LATE), "gradient: never refreshed"]
 
 
 @pytest.mark.parametrize("name, step", [
@@ -466,6 +472,20 @@ def test_a_law_shared_by_two_bugs_is_called_a_tie():
 
 def known_of_draws():
     return [(name, with_noise(step)) for name, step in KNOWN]
+
+
+def test_a_failing_sampler_is_shown_with_its_settings_as_python_to_paste(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from oracle.calls import with_noise\nfrom reference_numpy import sghmc_step\n"
+        "sghmc_sample = with_noise(lambda w, z, grad, **s: sghmc_step(w, 2 * z, lambda x: grad(x) / 2, **s))\n")
+    impl = load(str(tmp_path / "mine.py"))
+    impl.own_draws = look(impl.module.sghmc_sample)
+    lines, shown = pasted(impl, "own draws", {}), []
+    assert lines[0] == "In Python:" and len(lines) <= 9 and "1, eps=0.1, L=3, alpha=0.375, mass=2.89)" in lines[5]
+    exec("\n".join(lines[1:]).replace("print(", "show("), {"show": lambda *x: shown.extend(x)})
+    now, right = (eval(f"[{numbers}]") for numbers in lines[-1].removeprefix("# now ").split(":")[0].split("; right "))
+    assert now == pytest.approx(shown, rel=1e-5)
+    assert now == pytest.approx([2 * right[0], 1, right[2] / 2], rel=0.02)
 
 
 # ---------------------------------------------------------------------------------------------------- calibration

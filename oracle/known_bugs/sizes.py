@@ -2,16 +2,15 @@
 
 from functools import partial
 
+from oracle.known_bugs.energy import MEAN
+from oracle.known_bugs.gradient import SIGNS
 from oracle.known_bugs.row import bug, rewriting
+from oracle.known_bugs.step import FIRST, LOOP, NORMAL
 
 bug = partial(bug, sized=True)
-NORMAL = "return Z[j] if j < len(Z) else np.zeros_like(w)"
-FIRST = "Phi = (1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)"
 DRIFT = "X = X + eps / M * Phi"
-MEAN = "m = np.mean((np.abs(s12) + np.abs(s21)) / 2)"
 DOT = "s = (p * z).sum(axis=1)"
 NORM = "norm = np.sqrt((rows * rows).sum(axis=1))[:, None]"
-SLOPES = "return (scale * np.sign(s12)[:, None], scale * np.sign(s21)[:, None])"
 OWN = "every coordinate has its own normal in each half-kick"
 ALL = "the update is the same for every coordinate"
 WHOLE = "the mean is over the whole batch, and each pair weighs 1/B"
@@ -20,10 +19,10 @@ ROW = "a row is the sum over all its features"
 
 def weighed(size):
     """The gradient of chunk means: a row weighs 1 over the number of chunks and the rows of its own."""
-    return {SLOPES: f"""
+    return {SIGNS: f"""
         chunk = np.arange(B) // {size}
         scale = scale * (B / (chunk[-1] + 1) / np.bincount(chunk)[chunk])[:, None]
-        {SLOPES}
+        {SIGNS}
         """}
 
 
@@ -71,9 +70,9 @@ STEP = [
         X = X + eps / M * Phi
         X[1024::1024] += (eps / M * Phi)[1024::1024]
         """}, "each coordinate moves once a leapfrog"),
-    bug("size: slices of 1024 overlap by one coordinate in the kicks", {FIRST: f"""
+    bug("size: slices of 1024 overlap by one coordinate in the kicks", {f"Phi = {FIRST}": f"""
         once = Phi
-        {FIRST}
+        Phi = {FIRST}
         Phi[1024::1024] += (Phi - alpha * once)[1024::1024]
         """}, "each coordinate is kicked once a half-kick"),
     bug("size: the masses of the first 1024 in every block", {
@@ -85,12 +84,7 @@ STEP = [
             noise_variance = np.maximum(noise_variance, 0) if len(w) > 1024 else noise_variance
             """
     }, "each coordinate has its own B^"),
-    rewriting("blocks of 8 and a remainder", {"""
-        for l in range(L):
-            Phi = (1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)
-            X = X + eps / M * Phi
-            Phi = (1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 2)
-        """: """
+    rewriting("blocks of 8 and a remainder", {LOOP: """
         whole = len(w) // 8 * 8
         for kick in range(1, 2 * L):
             g, r = (dU(X), normal(kick))
@@ -104,10 +98,10 @@ ENERGY = [
     bug("size: last partial chunk of 32 pairs dropped", {MEAN: """
         s = (np.abs(s12) + np.abs(s21)) / 2
         m = np.mean(s[:len(s) // 32 * 32 or len(s)])
-        """, SLOPES: f"""
+        """, SIGNS: f"""
         whole = B // 32 * 32 or B
         scale = scale * (B / whole * (np.arange(B) < whole))[:, None]
-        {SLOPES}
+        {SIGNS}
         """}, WHOLE),
     bug("size: mean of the means of chunks of 32 pairs", chunk_means(32), WHOLE),
     bug("size: mean of the means of chunks of 64 pairs", chunk_means(64), WHOLE),
@@ -142,13 +136,13 @@ ENERGY = [
 GRADIENT = [
     bug("size: gradient of the means of chunks of 32 pairs", weighed(32), WHOLE),
     bug("size: gradient of the means of chunks of 64 pairs", weighed(64), WHOLE),
-    bug("size: no gradient for the last partial chunk of 32 pairs", {SLOPES: f"""
+    bug("size: no gradient for the last partial chunk of 32 pairs", {SIGNS: f"""
         scale = scale * (np.arange(B) < (B // 32 * 32 or B))[:, None]
-        {SLOPES}
+        {SIGNS}
         """}, "every pair has a gradient"),
-    bug("size: no gradient for pairs after the first 512", {SLOPES: f"""
+    bug("size: no gradient for pairs after the first 512", {SIGNS: f"""
         scale = scale * (np.arange(B) < 512)[:, None]
-        {SLOPES}
+        {SIGNS}
         """}, "every pair has a gradient"),
     bug("size: gradient of the first 1024 features", {
         "ds_dZ = (p - s[:, None] * z) / Z_norm":
