@@ -324,7 +324,19 @@ def test_only_the_peers_network_is_in_bf16_and_only_when_asked(packages, images,
     assert seen == [torch.float32] * 4 + [torch.bfloat16] * 2 + [torch.float32] * 2
 
 
+# What the first import of a package does to the program in the process of the peers: no 12,000 gratings, few channels
+LITTLE = f"""import sys
+import simsiam_sghmc, torch
+sys.path.append({str(ROOT / "tests")!r})
+from slim_network import SlimSimSiam
+images, labels = torch.zeros(24, 3, 32, 32, dtype=torch.uint8), torch.zeros(24, dtype=torch.int64)
+simsiam_sghmc.load_data = lambda name: simsiam_sghmc.Images(images, labels, images, labels, name)
+simsiam_sghmc.SimSiam = SlimSimSiam
+"""
+
+
 def test_the_process_of_the_peers_counts_its_gradients_and_ends_with_its_input(packages):
+    (packages / "lightly/__init__.py").write_text(LITTLE)
     with peers.Peers(sys.executable, "cpu", 4, 2) as process:
         assert process.gradients == {"fp32": 2, "bf16": 2} and process.sample("fp32") == 2
     assert process.returncode == 0

@@ -61,11 +61,7 @@ def recorded_sample(c, monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize("settings", [{}, {"mass": 4.0}, {"L": 3, "alpha": 0.1}, {"velocity_std": 0.1}])
-def test_a_sample_of_the_chain_is_the_numpy_references_on_the_same_gradients(
-    chain, whole_network, monkeypatch, settings
-):
-    c = chain(eps=0.01, **settings)
+def assert_sample_is_the_numpy_references(c, monkeypatch):
     seen = recorded_sample(c, monkeypatch)
     w, z = seen["w"].double().numpy(), [row.double().numpy() for row in seen["z"]]
     gradients = iter([g.double().numpy() for g in seen["g"]] + [np.zeros_like(w)])  # the last one never reaches W
@@ -75,6 +71,17 @@ def test_a_sample_of_the_chain_is_the_numpy_references_on_the_same_gradients(
     size = abs(w).max() + own["L"] * own["eps"] * 7 * max(own["mass"] ** -0.5, 1)
     assert abs(c.W.double().numpy() - wanted).max() <= 40 * own["L"] * 2.0**-24 * size
     assert abs(wanted - w).max() > 1e-3
+
+
+@pytest.mark.parametrize("settings", [{}, {"mass": 4.0}, {"L": 3, "alpha": 0.1}, {"velocity_std": 0.1}])
+def test_a_sample_of_the_chain_is_the_numpy_references_on_the_same_gradients(chain, monkeypatch, settings):
+    assert_sample_is_the_numpy_references(chain(eps=0.01, **settings), monkeypatch)
+
+
+def test_a_sample_of_the_whole_network_is_the_numpy_references_on_the_same_gradients(chain, whole_network, monkeypatch):
+    c = chain(eps=0.01, mass=4.0, alpha=0.1, velocity_std=0.5)
+    assert_sample_is_the_numpy_references(c, monkeypatch)
+    assert c.W.shape == (1_668_096,)
 
 
 def test_the_first_normal_alone_is_scaled_by_velocity_std(chain, monkeypatch):
@@ -387,7 +394,7 @@ def test_a_resumed_run_in_bf16_or_by_sgd_is_the_uninterrupted_one_bit_for_bit(ru
 
 
 def test_a_resumed_chain_of_the_whole_network_is_the_uninterrupted_one_bit_for_bit(run, whole_network, tmp_path):
-    assert_resumed_is_uninterrupted(run, LINE)
+    assert_resumed_is_uninterrupted(run, "--no-sg --batch-size 2 --knn-train 4 --knn-test 4 --L 1 --samples")
     assert torch.load(tmp_path / "parts/checkpoint.pt", weights_only=True)["weights"].shape == (1_668_096,)
 
 
