@@ -535,7 +535,7 @@ class Chain:
 
     def advance(self):
         """One sample or update. What it leaves for the tables stays on the device until it is saved."""
-        U, self.measures = sghmc_sample(self) if self.cfg.method == "sghmc" else sgd_update(self)
+        U, self.measures = sghmc_update(self) if self.cfg.method == "sghmc" else sgd_update(self)
         self.step += 1
         self.energies.append(U)
         for x in (self.W, *self.model.buffers(), *([] if U is None else [U])):
@@ -554,7 +554,7 @@ def posterior_gradient(chain, X, kick):
     return U, g
 
 
-def sghmc_sample(chain):
+def sghmc_update(chain):
     """W_t -> W_{t+1} on minibatches, by 2L-1 gradients, or L with one batch per sample (D3): (U at W_t, columns)."""
     cfg, kicks, start, once = chain.cfg, itertools.count(), [], chain.cfg.batch_per == "sample"
 

@@ -57,7 +57,7 @@ def recorded_sample(c, monkeypatch):
         return step(w, rows(), gradient, **settings)
 
     monkeypatch.setattr(s, "sghmc_step", recording)
-    s.sghmc_sample(c)
+    s.sghmc_update(c)
     return seen
 
 
@@ -111,7 +111,7 @@ def test_a_sample_costs_2l_minus_1_gradients_or_l_with_one_batch(chain, monkeypa
     for settings, cost in (({}, 2 * L - 1), ({"batch_per": "sample"}, L), ({"energy_scale": 0.0}, 0)):
         c = chain(L=L, **settings)
         calls = counted(c, monkeypatch)
-        s.sghmc_sample(c)
+        s.sghmc_update(c)
         assert len(calls) == c.gradients_per_step == cost
 
 
@@ -119,9 +119,9 @@ def test_one_batch_per_sample_reuses_the_shared_gradient_and_moves_the_same(chai
     c, literal = chain(batch_per="sample", L=3), chain(batch_per="sample", L=3)
     calls, literal_calls = counted(c, monkeypatch), counted(literal, monkeypatch)
     step = s.sghmc_step
-    s.sghmc_sample(c)
+    s.sghmc_update(c)
     monkeypatch.setattr(s, "sghmc_step", lambda *a, **k: step(*a, **{**k, "reuse_grad": False}))
-    s.sghmc_sample(literal)
+    s.sghmc_update(literal)
     assert torch.equal(c.W, literal.W)
     assert (len(calls), len(literal_calls)) == (3, 5)
 
@@ -131,7 +131,7 @@ def test_each_half_kick_has_a_minibatch_of_its_own_unless_it_is_per_sample(chain
         c, asked = chain(batch_per=per), []
         views = c.views
         monkeypatch.setattr(c, "views", lambda *a, views=views, asked=asked: asked.append(a) or views(*a))
-        s.sghmc_sample(c)
+        s.sghmc_update(c)
         assert len(set(asked)) == different
 
 
@@ -230,7 +230,7 @@ def test_the_kinetic_temperature_is_that_of_the_momentum_after_the_last_computed
     c.W.copy_(before)
     c.step = 0
     monkeypatch.undo()
-    assert float(s.sghmc_sample(c)[1]["kinetic_temperature"]) == pytest.approx(float((Phi**2 / 4).mean()), rel=1e-3)
+    assert float(s.sghmc_update(c)[1]["kinetic_temperature"]) == pytest.approx(float((Phi**2 / 4).mean()), rel=1e-3)
 
 
 def test_drift_to_noise_compares_the_two_terms_of_the_first_drift(chain, monkeypatch):
@@ -240,7 +240,7 @@ def test_drift_to_noise_compares_the_two_terms_of_the_first_drift(chain, monkeyp
     wanted = (0.125 * seen["g"][0]).square().mean().sqrt() / noise.square().mean().sqrt()
     c = chain(eps=0.25, mass=4.0, velocity_std=0.3, alpha=0.2)
     monkeypatch.undo()
-    assert float(s.sghmc_sample(c)[1]["drift_to_noise"]) == pytest.approx(float(wanted), rel=0.01)
+    assert float(s.sghmc_update(c)[1]["drift_to_noise"]) == pytest.approx(float(wanted), rel=0.01)
 
 
 # ---------------------------------------------------------------------------------------------------------------- SGD

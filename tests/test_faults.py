@@ -550,8 +550,8 @@ def wait_for_rows(path, count, process):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_finishes_the_step_saves_and_exits_with_128_and_its_number(run, begun, chains, monkeypatch, number):
-    sample = s.sghmc_sample
-    monkeypatch.setattr(s, "sghmc_sample", lambda chain: (signal.raise_signal(number), sample(chain))[1])
+    sample = s.sghmc_update
+    monkeypatch.setattr(s, "sghmc_update", lambda chain: (signal.raise_signal(number), sample(chain))[1])
     code, _, err, _ = run(f"{LINE} 4")
     assert code == 128 + number
     one_line(err, "saved at step 3", "same command")
@@ -734,8 +734,8 @@ def test_a_refused_run_lets_go_of_its_folder_while_its_error_is_kept(run, begun,
 
 
 def test_a_run_keeps_its_folder_from_others_until_it_ends(run, begun, chains, monkeypatch):
-    sample, codes = s.sghmc_sample, []
-    monkeypatch.setattr(s, "sghmc_sample", lambda chain: (codes.append(run(f"{LINE} 4")[0]), sample(chain))[1])
+    sample, codes = s.sghmc_update, []
+    monkeypatch.setattr(s, "sghmc_update", lambda chain: (codes.append(run(f"{LINE} 4")[0]), sample(chain))[1])
     assert run(f"{LINE} 4")[0] == 0 and codes == [2, 2]
     assert_same_run(chains[4], begun)
 
@@ -791,7 +791,7 @@ def test_a_file_size_limit_is_reported_as_a_full_disk_is(run, begun, chains):
 SGD_DIVERGES = "--method sgd --lr 1e18 --warmup-epochs 0 --updates 9"
 
 
-@pytest.mark.parametrize("line, word", [("--no-sg --eps 1e18 --samples 50", "2 sqrt(M / curvature of U)"), (SGD_DIVERGES, "--lr")])
+@pytest.mark.parametrize("line, word", [("--no-sg --eps 1e18 --samples 50", "curvature of U"), (SGD_DIVERGES, "--lr")])
 def test_a_diverging_run_stops_where_it_diverges_with_the_last_good_state(run, line, word):
     code, _, err, folder = run(line)
     assert code == 3
@@ -802,7 +802,7 @@ def test_a_diverging_run_stops_where_it_diverges_with_the_last_good_state(run, l
 
 @pytest.mark.parametrize("where", ["weights", "energy"])
 def test_no_step_is_made_after_the_one_that_is_not_finite_and_nothing_of_it_is_written(run, begun, monkeypatch, where):
-    sample, made = s.sghmc_sample, []
+    sample, made = s.sghmc_update, []
 
     def broken(chain):
         made.append(chain.step)
@@ -813,7 +813,7 @@ def test_no_step_is_made_after_the_one_that_is_not_finite_and_nothing_of_it_is_w
             U = torch.tensor(float("nan"))
         return U, measures
 
-    monkeypatch.setattr(s, "sghmc_sample", broken)
+    monkeypatch.setattr(s, "sghmc_update", broken)
     before = results(begun)
     code, _, err, _ = run(f"{LINE} 9 --eval-every 5")
     assert code == 3 and made == [2, 3] and results(begun) == before
@@ -833,14 +833,14 @@ def test_an_overflow_in_the_network_stops_the_run_as_a_divergence_does(run, line
 
 
 def test_running_statistics_that_overflow_are_seen_in_their_step(run, begun, monkeypatch):
-    sample = s.sghmc_sample
+    sample = s.sghmc_update
 
     def overflowing(chain):
         step = sample(chain)
         chain.model.predictor[1].running_var[3] = float("inf")
         return step
 
-    monkeypatch.setattr(s, "sghmc_sample", overflowing)
+    monkeypatch.setattr(s, "sghmc_update", overflowing)
     before = results(begun)
     code, _, err, _ = run(f"{LINE} 9 --eval-every 5")
     assert code == 3 and results(begun) == before
