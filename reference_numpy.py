@@ -61,7 +61,7 @@ def _checked(w, z, eps, L, alpha, mass, b_hat):
     """The arguments of a step as arrays, or ValueError."""
     if not 0 < eps < float("inf"):
         raise ValueError(f"eps must be positive and finite, not {eps}")
-    if L != int(L) or L < 1:
+    if not isinstance(L, (int, np.integer)) or L < 1:
         raise ValueError(f"L must be a whole number of leapfrogs, at least 1, not {L}")
     if not 0 <= alpha < 1:
         raise ValueError(f"alpha must lie in [0, 1), not {alpha}")

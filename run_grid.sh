@@ -16,7 +16,7 @@
 # (controls and cpu: "0 1 2"), JOBS=1 how many run at a time (they share the GPUs, and the cores if OMP_NUM_THREADS is
 # not set), PYTHON=python who runs them. SLURM_ARRAY_TASK_ID=i takes line i alone, from 0. The same command again goes
 # on: finished runs are skipped, others resumed. FLAGS that change the chains want another OUT, longer ones do not.
-# Exit codes: 0 done, 1 runs failed, 2 bad input, 129, 130 and 143 by a signal, after all runs have saved.
+# Exit codes: 0 done, 1 runs failed, 2 bad input, 129, 130, 141 and 143 by a signal, after all runs have saved.
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 OUT=${OUT:-runs} JOBS=${JOBS:-1} PYTHON=${PYTHON:-python} seeds=${SEEDS:-0} three=${SEEDS:-0 1 2}

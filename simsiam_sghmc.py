@@ -1066,7 +1066,7 @@ def caught_signals():
 
 
 def keep_freed_memory():
-    """Ask glibc to keep freed memory: fresh pages, zeroed by the kernel, took 5 to 40 % of a gradient at batch 512."""
+    """Ask glibc to keep freed memory: fresh pages, zeroed by the kernel, took 6 to 18 % of a gradient at batch 512."""
     with contextlib.suppress(AttributeError):  # another C library
         ctypes.CDLL(None).mallopt(-4, 0)  # M_MMAP_MAX: no block gets a mapping of its own
         ctypes.CDLL(None).mallopt(-1, -1)  # M_TRIM_THRESHOLD: never give back

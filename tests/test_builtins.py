@@ -439,3 +439,9 @@ def test_the_torch_energy_refuses_unknown_similarities_and_shapes_that_differ():
     for rows, similarity in wrong + [((torch.ones(shape),) * 4, "cos") for shape in shapes]:
         with pytest.raises(ValueError, match="give four .B, d. of one shape, not empty, and abscos, cos or l2"):
             energy(*rows, False, similarity)
+
+
+@pytest.mark.parametrize("L", [3.0, 2.5, np.inf, np.nan, 0])
+def test_the_reference_refuses_leapfrogs_that_are_no_whole_number(L):
+    with pytest.raises(ValueError, match="L must be a whole number"):
+        reference_numpy.sghmc_step(np.zeros(2), np.zeros((7, 2)), lambda x: x, eps=0.1, L=L, alpha=0.1)

@@ -353,3 +353,8 @@ def test_a_table_of_something_else_is_left_alone(pictures, measured, tmp_path, c
     assert divergence.main(["--data", str(pictures), "--out", str(tmp_path), *FEW]) == 2
     assert "prior.csv is not a table" in capsys.readouterr().err
     assert (tmp_path / "prior.csv").read_text() == "a,b\n1,2\n"
+
+
+def test_the_part_that_measures_nothing_asks_for_a_folder_that_is_there_and_makes_none(tmp_path, capsys):
+    assert divergence.main(["--part", "divergence", "--out", str(tmp_path / "none")]) == 2
+    assert "there is no folder" in capsys.readouterr().err and not (tmp_path / "none").exists()

@@ -152,10 +152,10 @@ def textbook_seconds(device, batch, precision):
 def forward_passes(chain, views, bank, test):
     """The forward passes of evaluate() on ready blocks of images: minibatch, statistics, bank, test images."""
     model = copy.deepcopy(chain.model)
-    with S.full_float32(), torch.no_grad():
+    with S.full_float32():
         chain.predict(*chain.encode(*views))
         for block in bank[: S.RECALIBRATION // S.BLOCK]:
-            model.encoder.trunk(block)
+            model(block)
         model.eval()
         for block in test + bank:
             model.encoder(block)

@@ -51,6 +51,8 @@ def text_of(cells):
 def read_table(out, name):
     """The whole rows of a table, dictionaries of strings; a torn last one is cut off."""
     path, header = out / f"{name}.csv", HEADERS[name]
+    if not path.parent.is_dir():
+        raise BadInput(f"there is no folder {out}; leave --part out to measure what it needs")
     lines = path.read_text(errors="replace").split("\n")[:-1] if path.exists() else [",".join(header)]
     if lines[:1] != [",".join(header)] or any(line.count(",") != len(header) - 1 for line in lines):
         raise BadInput(f"{path} is not a table of this tool; put it back or choose another --out")

@@ -52,7 +52,7 @@ Figure = namedtuple("Figure", FIELDS, defaults=(None, {}, (), (), 0, ()))
 Panel = namedtuple("Panel", "title runs y walks figure L bounds")
 
 
-class BadInput(Exception):
+class BadInput(Exception):  # its own, as the reading of tables: importing the program takes as long as importing torch
     """One line on stderr, exit code 2."""
 
 
@@ -269,7 +269,7 @@ def dress(axes, title, x, y):
     axes.set_title(textwrap.fill(title, 44), fontsize=8)
     axes.set_xlabel(x, fontsize=8), axes.set_ylabel(y, fontsize=8)
     axes.tick_params(labelsize=7)
-    if y in ("k-NN accuracy", "right at most in"):
+    if y in ("k-NN accuracy", "best test is right in at most"):
         axes.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.3g} %")
 
 
@@ -353,7 +353,7 @@ def draw_tests(axes, table):
     axes.set_xscale("log")
     low, high = (f"{100 * pick(table['accuracy'][drawn]):.0f}" for pick in (np.min, np.max))
     title = f"Chain or noise alone? The best test of all samples is right in at most {low} to {high} %"
-    dress(axes, title, "eps (dashed: without the first sample)", "right at most in")
+    dress(axes, title, "eps (dashed: without the first sample)", "best test is right in at most")
 
 
 def draw_phase(axes, runs, y, table):
