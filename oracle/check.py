@@ -10,29 +10,27 @@ import numpy as np
 from oracle.arithmetic import decimals, difference
 from oracle.diagnosis import (
     ENERGY_CANDIDATES,
-    SHARED,
+    ENERGY_OF_SIZE,
     STEP,
     STEP_CANDIDATES,
+    STEP_OF_SIZE,
     Observation,
     energy_of,
     explain,
     gradient_name,
     in_parts,
     is_single,
-    some,
 )
 from oracle.energy import NAMES
 from oracle.implementations import BITS
-from oracle.known_bugs import bugs_of_size, implementation
+from oracle.known_bugs import implementation
 from oracle.sampler import run
 from oracle.vectors import DOUBLE, FLAGS, batch_of, case_of, read_vectors
 
 # A JSON text, or a word for what is no number as C, C++, C#, Rust, Julia, R, Scheme, YAML and others print it.
 WORDS = re.compile(r'''"(?:[^"\\]|\\.)*" | [-+]? (?<!\w)
     (?: \.? (?:nan|inf(?:inity)?) (?:\.0|16|32|64|\(\w*\))? | 1\.\#\w+ | na | \u221e ) (?!\w)''', re.I | re.X)
-CANDIDATES = {"step": [*STEP_CANDIDATES, *((row, "as written") for row in bugs_of_size("step"))],
-              "energy": [*ENERGY_CANDIDATES, *((row, "as written") for row in
-                                               [*bugs_of_size("energy"), *bugs_of_size("gradient")])]}
+CANDIDATES = {"step": STEP_CANDIDATES + STEP_OF_SIZE, "energy": ENERGY_CANDIDATES + ENERGY_OF_SIZE}
 
 
 @dataclass
@@ -123,7 +121,7 @@ def verdict(v, result):
     if "large" in v["flags"] and "u" in v:
         seen = Observation(parts_seen, asked_of_large(v, parts_seen))
     else:
-        seen = Observation(parts_seen, asked_of(v), SHARED.setdefault(("w_new" in v, v["id"]), {}))
+        seen = Observation(parts_seen, asked_of(v), ("w_new" in v, v["id"]))
     return Verdict(texts[0] if texts else None, True, seen, dtype == "float64" and not DOUBLE & set(v["flags"]),
                    not_judged(v, parts))
 
@@ -172,11 +170,9 @@ def asked_of_large(v, parts):
     differentiated is ruled out by its U alone."""
     def ask(candidate):
         row, how = candidate
-        answer = SHARED.setdefault((False, v["id"]), {})
-        if row not in answer:
-            answer[row] = energy_of((row, "as written"), batch_of(v), (v["stop_grad"],))
+        answer = energy_of((row, "as written"), batch_of(v), (v["stop_grad"],))
         given = {name: got for name, (got, _, _) in parts.items() if name != "U"}
-        return answer[row] if how == "as written" else {**given, "U": answer[row]["U"]}
+        return answer if how == "as written" else {**given, "U": answer["U"]}
     return ask
 
 
@@ -196,7 +192,7 @@ def diagnosis(half, known, verdicts):
     candidates = [x for x in CANDIDATES[half] if possible(x, seen, wrong)]
     found = explain(seen, candidates or CANDIDATES[half][:1])
     if found.whole:
-        yield f"{half}: your output equals that of a known bug: {some(found.whole, ' Or: ')}"
+        yield f"{half}: {known(found.whole)}"
     elif found.wrong:
         yield f"{half}: {in_parts(found, seen) if half == 'energy' else 'no known bug.'}"
     yield from shared_flags(failed, [name for name in mine if name not in failed], known)

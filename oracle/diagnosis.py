@@ -5,28 +5,32 @@ gives all parts of all observations. Where different bugs sit in different parts
 observations. An answer of zeros alone names nobody.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from oracle.arithmetic import decimals
+from oracle.arithmetic import contents, decimals
 from oracle.energy import NAMES, energy_bound, gradient_bounds, truth
-from oracle.known_bugs import TABLE, bugs, differentiated, implementation
+from oracle.known_bugs import TABLE, bugs, bugs_of_size, differentiated, implementation
 
 STEP = "W_(t+1)"
+ANSWERS = {}  # key of an observation -> what the known bugs answer: other implementations meet the same inputs
 
 
 @dataclass(eq=False)
 class Observation:
     """An input and the answer to it; parts: name -> (got, right, bound), arrays of fractions or decimals.
 
-    ask(implementation of a known bug) gives {name: array}; answers keeps what it gave; where: the input in words.
+    ask(a known bug) gives {name: array}, kept by the key of the input; where: the input in words.
     """
 
     parts: dict
-    ask: object
-    answers: dict = field(default_factory=dict)
+    ask: object = None
+    key: object = None
     where: str = ""
+
+    def __post_init__(self):
+        self.answers = ANSWERS.setdefault(self.key, {}) if self.key else {}
 
     def fits(self, candidate):
         """The names of the parts that a candidate explains."""
@@ -82,7 +86,7 @@ def explain(observations, candidates):
     names = set().union(*(o.parts for o in observations))
     wrong = set().union(*(o.wrong for o in observations))
     nonzero = {name for name in names if any(np.any(o.parts[name][0] != 0) for o in observations if name in o.parts)}
-    fits = [(candidate[0], fitting(observations, candidate, names)) for candidate in candidates if wrong & names]
+    fits = [(candidate[0], fitting_parts(observations, candidate, names)) for candidate in candidates if wrong & names]
     whole = list(dict.fromkeys(row for row, explained in fits if explained == names and nonzero))
     parts, rest = [], set(wrong)
     while rest & nonzero:  # the bug that explains U, then the one that explains the most of the rest, and so on
@@ -94,7 +98,12 @@ def explain(observations, candidates):
     return Explanation(wrong, whole, parts, rest)
 
 
-def fitting(observations, candidate, names):
+def fitting(observations, candidates):
+    """The known bugs that give the whole answer in all observations."""
+    return list(dict.fromkeys(x[0] for x in candidates if all(set(o.parts) == o.fits(x) for o in observations)))
+
+
+def fitting_parts(observations, candidate, names):
     """The parts that a candidate gives in every observation that has them."""
     left = set(names)
     for observation in observations:
@@ -110,13 +119,18 @@ def is_single(seen):
     parts = {name: (got, want, bound * 2**30) for name, (got, want, bound) in seen.parts.items()}
     singles = all(np.array_equal(got, np.float32(got), equal_nan=True)
                   for got in (np.array(x[0], dtype=float) for x in parts.values()))
-    return singles and not Observation(parts, None).wrong
+    return singles and not Observation(parts).wrong
 
 
 def some(texts, between):
     """The first four of the texts, and how many more there are."""
     texts = list(map(str, texts))
     return between.join(texts[:4]) + (f"; and {len(texts) - 4} more" if len(texts) > 4 else "")
+
+
+def known(found):
+    """The known bugs that were found, in words."""
+    return f"your output equals that of a known bug: {some(found, ' Or: ')}"
 
 
 def apart(*numbers):
@@ -127,9 +141,17 @@ def apart(*numbers):
 
 # ------------------------------------------------------------------------------------------------------- who is asked
 
-STEP_CANDIDATES = [(row, "as written") for row in bugs("step")]
-SPECIAL_BUGS = [(row, "as written") for row in TABLE["step"] if row.kind == "bug" and row.special]
-SHARED = {}  # input -> answers of the known bugs to it
+def candidates(rows):
+    """Rows of the table as candidates, pairs (row, how it is asked)."""
+    return [(row, "as written") for row in rows]
+
+
+STEP_CANDIDATES = candidates(bugs("step"))
+SPECIAL_BUGS = candidates(row for row in TABLE["step"] if row.kind == "bug" and row.special)
+STEP_OF_SIZE = candidates(bugs_of_size("step"))
+ENERGY_CANDIDATES = [*candidates(bugs("energy", "gradient")),
+                     *((row, "differentiated") for row in bugs("energy") if not row.no_decimals)]
+ENERGY_OF_SIZE = candidates([*bugs_of_size("energy"), *bugs_of_size("gradient")])
 
 
 # --------------------------------------------------------------------------------------------------------- the energy
@@ -157,14 +179,12 @@ def right_energy(impl, batch, stop_grads):
     return known
 
 
-def observe_energy(impl, batch, stop_grads=(False, True), got=None):
-    """The observation of one batch; got: its answers by name if they are known already."""
-    got = energy_answers(impl, batch, stop_grads) if got is None else got
-    known = right_energy(impl, batch, stop_grads)
-
+def observe_energy(impl, batch, stop_grads=(False, True)):
+    """The observation of one batch."""
+    got, known = energy_answers(impl, batch, stop_grads), right_energy(impl, batch, stop_grads)
     return Observation({name: (x, *known[name]) for name, x in got.items()},
-                       lambda candidate: energy_of(candidate, batch, stop_grads),
-                       where="{} rows of {}".format(*batch.p1.shape))
+                       lambda candidate: energy_of(candidate, batch, stop_grads), contents(*batch.arrays(), stop_grads),
+                       "{} rows of {}".format(*batch.p1.shape))
 
 
 def energy_of(candidate, batch, stop_grads):
@@ -175,10 +195,6 @@ def energy_of(candidate, batch, stop_grads):
     U, grads = differentiated(row, batch)
     return {"U": U} | {gradient_name(x, stop): 0 * g if stop and x in ("z1", "z2") else g
                        for stop in stop_grads for x, g in zip(NAMES, grads, strict=True)}
-
-
-ENERGY_CANDIDATES = [*((row, "as written") for row in bugs("energy", "gradient")),
-                     *((row, "differentiated") for row in bugs("energy") if not row.no_decimals)]
 
 
 def in_parts(found, seen):

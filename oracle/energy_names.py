@@ -14,17 +14,20 @@ from oracle.arithmetic import decimals, differences
 from oracle.batches import WORKED_EXAMPLE, generic_batch
 from oracle.diagnosis import (
     ENERGY_CANDIDATES,
-    SHARED,
+    ENERGY_OF_SIZE,
+    Observation,
     apart,
     explain,
     in_parts,
     in_words,
     is_single,
+    known,
     observe_energy,
-    some,
 )
 from oracle.energy import NAMES, gradient_bounds, truth
+from oracle.known_bugs import implementation
 from oracle.precision import rounded_energy, rounded_outputs
+from oracle.sizes import energy_part, gradient_parts
 
 RIGHT = "the generic batch comes out right. What is wrong is said at the tests, and may need the input shown there."
 
@@ -38,13 +41,12 @@ def diagnose_energy(impl):
                 seen.append(observe_energy(impl, batch))
             except Exception as error:
                 return f"the batch {batch} raises {type(error).__name__}: {error}"
-            seen[-1].answers = SHARED.setdefault(("energy", len(batch.p1)), {})
         found = explain(seen, ENERGY_CANDIDATES)
         if not found.wrong:
             inputs = (families.clamp(impl) or families.short_rows(impl)) if impl.has("energy") else ""
             return large(impl) or inputs or zero_rows(impl) or RIGHT
         if found.whole:
-            return f"your output equals that of a known bug: {some(found.whole, ' Or: ')}"
+            return known(found.whole)
         if impl.dtype == "float64" and all(map(is_single, seen)):
             return "right to single precision: look for a hidden float32, or set DTYPE = 'float32'."
         return (rounded_energy(impl) or rounded_outputs(found.wrong, seen) or exchanged(impl)
@@ -116,16 +118,31 @@ def exchanged(impl):
 
 
 def large(impl):
-    """Whether a batch of many rows is wrong where small ones are right, in words."""
-    text = families.of_a_part(impl) if impl.has("energy") else ""
-    if text:
-        return f"in a batch of {families.LARGE[0]} rows of {families.LARGE[1]}: {text}. Small batches are right."
+    """Whether a batch of many or long rows is wrong where small ones are right, in words."""
+    text = ""
     try:
-        wrong = observe_energy(impl, families.large_batch()).wrong
+        seen = [observe_large(impl, B, d) for B, d in ((2049, 3), (7, 2049))]
+        found = explain(seen, ENERGY_OF_SIZE)
+        if found.whole:
+            return known(found.whole)
+        text = families.of_a_part(impl) if impl.has("energy") else ""
     except Exception as error:
         return f"a large batch raises {type(error).__name__}: {error}"
-    size = "{} rows of {}".format(*families.LARGE)
-    return f"wrong in a batch of {size}, while small ones are right: {', '.join(sorted(wrong))}" if wrong else ""
+    if text:
+        return f"in a batch of {families.LARGE[0]} rows of {families.LARGE[1]}: {text}. Small batches are right."
+    return f"small batches are right. Wrong: {'; '.join(described(found.wrong, seen))}" if found.wrong else ""
+
+
+def observe_large(impl, B, d):
+    """The Observation of a large batch, in floats: twice the bound, since the right answers are rounded too."""
+    def ask(impl):
+        parts = [energy_part(impl, B, d)] if impl.has("energy") else []
+        return parts + (gradient_parts(impl, B, d, False) if impl.has("energy_grad") else [])
+
+    seen = {part.name: map(np.squeeze, part.in_floats()) for part in ask(impl)}
+    return Observation({name: (got, right, 2 * bound) for name, (got, right, bound) in seen.items()},
+                       lambda bug: {part.name: np.squeeze(part.got) for part in ask(implementation(bug[0]))},
+                       ("large", B, d), f"{B} rows of {d}")
 
 
 def described(wrong, seen):

@@ -13,16 +13,28 @@ from oracle.arithmetic import FLOATS, Disagreement
 from oracle.cases import generic_case
 from oracle.coefficients import by_size, some_coordinates, wrong_coefficients
 from oracle.corner_cases import assert_views, refused_cases, written_arguments
-from oracle.diagnosis import SPECIAL_BUGS, STEP, STEP_CANDIDATES, Observation, apart, same, some
+from oracle.diagnosis import (
+    SPECIAL_BUGS,
+    STEP,
+    STEP_CANDIDATES,
+    STEP_OF_SIZE,
+    Observation,
+    apart,
+    candidates,
+    fitting,
+    known,
+    same,
+    some,
+)
 from oracle.implementations import NUMPY
 from oracle.inputs import Draw
 from oracle.known_bugs import implementation
 from oracle.precision import rounded_scalars, rounded_step
-from oracle.sampler import gamma, gradient, positions
+from oracle.sampler import gamma, positions, sample
 
 RIGHT = "the generic case comes out right. What is wrong is said at the tests, and may need the input shown there."
 SIZES = (1, 2, 3, 5, 7, 8, 1111)  # coordinates that do not act on each other
-MANY = "L = 130"
+MANY, LONG = "L = 130", "n = 65543"
 SPECIAL = {  # property of a case -> in words
     "with a mass of integers": lambda case: np.asarray(case.mass).dtype.kind == "i",
     "with a b_hat of integers": lambda case: np.asarray(case.b_hat).dtype.kind == "i",
@@ -59,9 +71,14 @@ def questions(impl):
         cases["masses"] = replace(generic, mass=np.array([2.89, 0.3, 1.7, 5.5]), b_hat=0.0)
     if impl.accepts("b_hat per coordinate"):
         cases["b_hats"] = replace(generic, b_hat=np.array([0.05, 0.0, 0.02, 0.1]))
+    vectors = {"mass": (2 + np.arange(5003) % 7) / 2, "b_hat": (1 + np.arange(5003) % 5) / 64}
+    vectors = {name: x for name, x in vectors.items() if impl.accepts(f"{name} per coordinate")}
+    if vectors:
+        cases["n = 5003"] = replace(sized(generic, 5003), **vectors)
     return {**cases, **without_gradient(generic), **whole_numbers(impl, generic), "far": far(generic),
             **huge_and_tiny(impl, generic), **{f"n = {n}": sized(generic, n) for n in SIZES},
-            **{f"L = {L}": sized(generic, 3, L=L) for L in (23, 24)}, MANY: many(generic)}
+            **{f"L = {L}": sized(generic, 3, L=L) for L in (23, 24)}, MANY: many(generic),
+            LONG: sized(generic, 65543)}
 
 
 def without_gradient(generic):
@@ -124,32 +141,18 @@ def reach(case):
     return positions(case, positive=True, numbers=FLOATS)[-1]
 
 
-SHARED = {}  # question -> (right answer, F, answers of the known bugs)
-
-
-def sample(impl, case):
-    return impl.step(case.w.copy(), case.z.copy(), gradient(case), **case.settings())
+RIGHT_ANSWERS = {}  # question -> (right answer, F)
 
 
 def observed(impl, case):
     """The Observation of a case, in floats: twice the bound, since the right answer is rounded too. F is no smaller
     than the answer, so that one that is far too large may have the roundings of its own size."""
-    key = repr((case.L, case.settings(), *(x.tobytes() for x in (case.w, case.A, case.b))))
-    if key not in SHARED:
-        SHARED[key] = sample(NUMPY, case), reach(case), {}
-    right, F, answers = SHARED[key]
-    k, got = float(gamma(impl, case)), sample(impl, case)
+    key = case.key()
+    if key not in RIGHT_ANSWERS:
+        RIGHT_ANSWERS[key] = sample(NUMPY, case), reach(case)
+    (right, F), k, got = RIGHT_ANSWERS[key], float(gamma(impl, case)), sample(impl, case)
     return Observation({STEP: (got, right, 2 * k * np.maximum(F, abs(got)))},
-                       lambda candidate: {STEP: sample(implementation(candidate[0]), case)}, answers)
-
-
-def fitting(seen, candidates):
-    """The known bugs that give the answers to all these questions."""
-    return list(dict.fromkeys(c[0] for c in candidates if all(STEP in o.fits(c) for o in seen.values())))
-
-
-def known(found):
-    return f"your output equals that of a known bug: {some(found, ' Or: ')}"
+                       lambda candidate: {STEP: sample(implementation(candidate[0]), case)}, key)
 
 
 def diagnose_step(impl):
@@ -165,11 +168,13 @@ def wrong_numbers(impl):
     """The known bug, or what else can be said of wrong answers; "" if all are right."""
     cases, seen, raised = questions(impl), {}, ""
     for name, case in cases.items():
+        if name == LONG and any(o.wrong for o in seen.values()):
+            continue  # what is wrong elsewhere needs no long answers
         try:
             seen[name] = observed(impl, case)
         except Exception as error:
             raised = raised or f"the case {name} raises {type(error).__name__}: {error}"
-    wrong = {name: o for name, o in seen.items() if o.wrong}
+    cases, wrong = {name: cases[name] for name in seen}, {name: o for name, o in seen.items() if o.wrong}
     if not wrong:
         return raised or by_size(impl) or wrong_coefficients(impl) or rounded_step(impl)
     if all(" times 2^" in name for name in wrong):  # where much is 0 or infinite, many bugs give one answer
@@ -245,13 +250,13 @@ def name_of(impl, cases, seen, wrong):
     """The text that names a known bug, or "" if none fits."""
     if not any(np.any(o.parts[STEP][0]) for o in seen.values()):
         return ""  # an answer of zeros alone names nobody
-    found = fitting(seen, STEP_CANDIDATES + SPECIAL_BUGS)
+    found = fitting(seen.values(), STEP_CANDIDATES + SPECIAL_BUGS + STEP_OF_SIZE)
     if found:
         return known(found)
     for words, has in SPECIAL.items():
         here = {name: seen[name] for name in seen if has(cases[name])}
         if set(wrong) <= set(here) and len(here) < len(seen):
-            found = fitting(here, STEP_CANDIDATES)
+            found = fitting(here.values(), STEP_CANDIDATES)
             if found:
                 return f"{words} {known(found)} Otherwise it is right."
     return in_coordinates(seen, wrong) or beside_another(cases, seen, wrong)
@@ -264,9 +269,9 @@ def in_coordinates(seen, wrong):
     places = {name: bad_entries(o) for name, o in alone.items()}
     if not alone or all(bad.all() for bad in places.values()):
         return ""
-    parts = {name: Observation({STEP: tuple(x[places[name]] for x in o.parts[STEP])}, lambda c, o=o, name=name: {
-        STEP: o.ask(c)[STEP][places[name]]}) for name, o in alone.items()}
-    found = [row for row in fitting(parts, STEP_CANDIDATES) if row not in fitting(alone, [(row, "as written")])]
+    parts = [Observation({STEP: tuple(x[places[name]] for x in o.parts[STEP])}, lambda c, o=o, name=name: {
+        STEP: o.ask(c)[STEP][places[name]]}) for name, o in alone.items()]
+    found = [row for row in fitting(parts, STEP_CANDIDATES) if row not in fitting(alone.values(), candidates([row]))]
     if not found:
         return ""
     where = "; ".join(f"{some_coordinates(np.flatnonzero(bad))} of {len(bad)}" for bad in list(places.values())[-3:])
@@ -295,9 +300,9 @@ def beside_another(cases, seen, wrong):
         here = {name: seen[name] for name in seen if has(cases[name])}
         if not here or len(here) == len(seen) or not set(here) & set(wrong):
             continue
-        found = fitting(here, STEP_CANDIDATES)
+        found = fitting(here.values(), STEP_CANDIDATES)
         same_size = {name: o for name, o in seen.items() if cases[name].n == cases["generic"].n and cases[name].L < 20}
-        if found and not set(found) <= set(fitting(same_size, STEP_CANDIDATES)):  # else n or L is to blame
+        if found and not set(found) <= set(fitting(same_size.values(), STEP_CANDIDATES)):  # else n or L is to blame
             return f"{words}{known(found)} Elsewhere no known bug fits: {other} may be wrong as well."
     return ""
 
