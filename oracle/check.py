@@ -16,6 +16,7 @@ from oracle.diagnosis import (
     STEP_OF_SIZE,
     Observation,
     energy_of,
+    equals,
     explain,
     gradient_name,
     in_parts,
@@ -192,7 +193,7 @@ def diagnosis(half, known, verdicts):
     candidates = [x for x in CANDIDATES[half] if possible(x, seen, wrong)]
     found = explain(seen, candidates or CANDIDATES[half][:1])
     if found.whole:
-        yield f"{half}: {known(found.whole)}"
+        yield f"{half}: {equals(found.whole)}"
     elif found.wrong:
         yield f"{half}: {in_parts(found, seen) if half == 'energy' else 'no known bug.'}"
     yield from shared_flags(failed, [name for name in mine if name not in failed], known)

@@ -128,7 +128,7 @@ def some(texts, between):
     return between.join(texts[:4]) + (f"; and {len(texts) - 4} more" if len(texts) > 4 else "")
 
 
-def known(found):
+def equals(found):
     """The known bugs that were found, in words."""
     return f"your output equals that of a known bug: {some(found, ' Or: ')}"
 

@@ -17,11 +17,11 @@ from oracle.diagnosis import (
     ENERGY_OF_SIZE,
     Observation,
     apart,
+    equals,
     explain,
     in_parts,
     in_words,
     is_single,
-    known,
     observe_energy,
 )
 from oracle.energy import NAMES, gradient_bounds, truth
@@ -46,7 +46,7 @@ def diagnose_energy(impl):
             inputs = (families.clamp(impl) or families.short_rows(impl)) if impl.has("energy") else ""
             return large(impl) or inputs or zero_rows(impl) or RIGHT
         if found.whole:
-            return known(found.whole)
+            return equals(found.whole)
         if impl.dtype == "float64" and all(map(is_single, seen)):
             return "right to single precision: look for a hidden float32, or set DTYPE = 'float32'."
         return (rounded_energy(impl) or rounded_outputs(found.wrong, seen) or exchanged(impl)
@@ -124,7 +124,7 @@ def large(impl):
         seen = [observe_large(impl, B, d) for B, d in ((2049, 3), (7, 2049))]
         found = explain(seen, ENERGY_OF_SIZE)
         if found.whole:
-            return known(found.whole)
+            return equals(found.whole)
         text = families.of_a_part(impl) if impl.has("energy") else ""
     except Exception as error:
         return f"a large batch raises {type(error).__name__}: {error}"

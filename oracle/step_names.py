@@ -21,8 +21,8 @@ from oracle.diagnosis import (
     Observation,
     apart,
     candidates,
+    equals,
     fitting,
-    known,
     same,
     some,
 )
@@ -252,13 +252,13 @@ def name_of(impl, cases, seen, wrong):
         return ""  # an answer of zeros alone names nobody
     found = fitting(seen.values(), STEP_CANDIDATES + SPECIAL_BUGS + STEP_OF_SIZE)
     if found:
-        return known(found)
+        return equals(found)
     for words, has in SPECIAL.items():
         here = {name: seen[name] for name in seen if has(cases[name])}
         if set(wrong) <= set(here) and len(here) < len(seen):
             found = fitting(here.values(), STEP_CANDIDATES)
             if found:
-                return f"{words} {known(found)} Otherwise it is right."
+                return f"{words} {equals(found)} Otherwise it is right."
     return in_coordinates(seen, wrong) or beside_another(cases, seen, wrong)
 
 
@@ -275,7 +275,7 @@ def in_coordinates(seen, wrong):
     if not found:
         return ""
     where = "; ".join(f"{some_coordinates(np.flatnonzero(bad))} of {len(bad)}" for bad in list(places.values())[-3:])
-    return f"in {where} {known(found)} The other coordinates are right{remainder(seen)}."
+    return f"in {where} {equals(found)} The other coordinates are right{remainder(seen)}."
 
 
 def remainder(seen):
@@ -303,7 +303,7 @@ def beside_another(cases, seen, wrong):
         found = fitting(here.values(), STEP_CANDIDATES)
         same_size = {name: o for name, o in seen.items() if cases[name].n == cases["generic"].n and cases[name].L < 20}
         if found and not set(found) <= set(fitting(same_size.values(), STEP_CANDIDATES)):  # else n or L is to blame
-            return f"{words}{known(found)} Elsewhere no known bug fits: {other} may be wrong as well."
+            return f"{words}{equals(found)} Elsewhere no known bug fits: {other} may be wrong as well."
     return ""
 
 
