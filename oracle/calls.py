@@ -5,21 +5,17 @@ the same way, so that all that is seen of a sampler can be seen of a known bug.
 """
 
 import functools
-import inspect
 import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from oracle.arithmetic import FLOATS
+from oracle.implementations import Broken, numbers
 from oracle.sampler import Case, operations, positions
 
 Z_MAX = 9.0  # of 1e7 normals none is larger, but for a probability of 3e-12
 U = {"float64": 2.0**-53, "float32": 2.0**-24}  # unit roundoff
-
-
-class Broken(Exception):
-    """The sampler's answer cannot be judged at all; the message says why, in one line."""
 
 
 class Layout:
@@ -44,11 +40,7 @@ class Layout:
             raise Broken(f"{what} has the names {sorted(map(str, names))} instead of {sorted(self.shapes)}")
         x = np.empty(self.n)
         for name, part in self.parts.items():
-            value = params[name].detach().cpu() if hasattr(params[name], "detach") else params[name]
-            value = np.asarray(value, dtype=np.float64)
-            if value.shape != self.shapes[name]:
-                raise Broken(f"{what}: {name} has shape {value.shape} instead of {self.shapes[name]}")
-            x[part] = value.ravel()
+            x[part] = numbers(params[name], self.shapes[name], f"{what}: {name} has").ravel()
         if not np.isfinite(x).all():
             raise Broken(f"{what} is not finite")
         return x
@@ -77,14 +69,6 @@ class Path:
     def D(self):
         """The increments X_(l+1) - X_l (leapfrogs, n)."""
         return np.diff(self.X, axis=0)
-
-
-def takes(function, keyword):
-    try:
-        parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):  # compiled code without a signature
-        return True
-    return keyword in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def reach(settings, w, g, u):

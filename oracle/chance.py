@@ -143,6 +143,12 @@ def correlation(x, y, group, what, where=()):
     return Statistic("correlation", group, what, x.size, product / square if square else 0.0, p, where)
 
 
+def white(rows):
+    """Statistics of rows (k, n) that should be independent standard normals: each variance, and all pairs."""
+    return [variance(x, "", "") for x in rows] + [correlation(x, rows[i], "", "") for j, x in enumerate(rows)
+                                                  for i in range(j)]
+
+
 def squares(rows):
     """The sum of squares of each of the rows (k, n), as an independent standard normal (k,)."""
     def normal(total, n):

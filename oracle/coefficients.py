@@ -56,7 +56,7 @@ def wrong_coefficients(impl, deep=False):
     return ""
 
 
-def facts(impl, case, alone=None):
+def facts(impl, case, alone):
     """What is wrong at one case, a list of texts."""
     seen = responses(impl, case, alone)
     mixed, wrong = mixing(seen), np.flatnonzero(wrong_coordinates(seen))

@@ -12,9 +12,9 @@ import numpy as np
 
 from oracle import chance
 from oracle.own_draws import LAGS, SHARES, summary, sums_of
+from oracle.precision import FORMATS, shortened
 
 DELTA = 2.0**-45  # two draws nearer than this count as equal
-FORMATS = {"bfloat16": 8, "float16": 11, "float32": 24}  # bits of a number
 
 
 def draw_statistics(draws):
@@ -39,11 +39,10 @@ def digits(seen):
 def short_format(z, dtype):
     """The shortest format that holds all the draws, or all of them times sqrt(2), if it is shorter than dtype."""
     room = 2.0**-38 if dtype == "float64" else 2.0**-18
-    for name, bits in FORMATS.items():
+    for bits, name in FORMATS.items():
         for x in (z, math.sqrt(2) * z):
-            mantissa, exponent = np.frexp(x[abs(x) > 2.0**-10])
-            error = abs(mantissa - np.round(mantissa * 2.0**bits) / 2.0**bits)
-            if name != dtype and x.any() and (error <= room).all():
+            x = x[abs(x) > 2.0**-10]
+            if name != dtype and x.any() and (abs(x - shortened(x, bits)) <= room * abs(x)).all():
                 return name
     return None
 

@@ -10,8 +10,9 @@ import math
 import numpy as np
 
 from oracle import chance, generators
-from oracle.calls import Broken, noise_map
+from oracle.calls import noise_map
 from oracle.formula import RATE, words
+from oracle.implementations import Broken
 from oracle.own_draws import KEPT, noiseless
 
 FITS = 1e-6   # a law is turned down wrongly with this probability
@@ -216,10 +217,7 @@ def white_under(V, D):
     Y, live = axes.T @ D, variances > 1e-12 * max(variances.max(), 1e-300)
     if abs(Y[~live]).max(initial=0) > 1e-6 * abs(D).max():
         return False
-    e = Y[live] / np.sqrt(variances[live])[:, None]
-    statistics = [chance.variance(x, "", "") for x in e]
-    statistics += [chance.correlation(e[i], e[j], "", "") for i in range(len(e)) for j in range(i)]
-    return not chance.failed(statistics, FITS)
+    return not chance.failed(chance.white(Y[live] / np.sqrt(variances[live])[:, None]), FITS)
 
 
 def known_bugs(seen, known):
@@ -361,8 +359,7 @@ def kept_momentum(seen):
     if len(D) != len(then) or len(D) != settings["L"]:
         return False
     e = seen.white(np.concatenate([D, then]), {**settings, "L": 2 * settings["L"]})[1:]
-    return not chance.failed([chance.variance(x, "", "") for x in e]
-                             + [chance.correlation(e[i], e[j], "", "") for i in range(len(e)) for j in range(i)], FITS)
+    return not chance.failed(chance.white(e), FITS)
 
 
 def covariance_words(seen):

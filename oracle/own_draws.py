@@ -21,8 +21,11 @@ import numpy as np
 
 import reference_numpy
 from oracle import chance
-from oracle.calls import Broken, Layout, U, call, noise_map, reach, takes, with_noise
+from oracle.calls import Layout, U, call, noise_map, reach, with_noise
+from oracle.corner_cases import of_views, unrefused_call
 from oracle.diagnosis import some
+from oracle.implementations import Broken
+from oracle.names import takes
 
 FALSE_ALARM = 1e-6
 SHARES = {"law": 0.25, "deep": 0.1, "small": 0.2, "draws": 0.05, "sums": 0.05, "sharing": 0.05, "independence": 0.3}
@@ -115,37 +118,29 @@ class OwnDraws:
         return self.base.complaints or self.by_memory()
 
     def by_memory(self):
-        """A start that is stored by columns moves the sample by itself; the noise, which cancels, may be dealt out in
+        """A start stored in another way moves the sample by itself; the noise, which cancels, may be dealt out in
         the order of memory. A refusal with an exception is no wrong number."""
         layout, start = self.middle, self.answers[0][: self.middle.n]
 
-        def sample(start):
-            columns = {k: np.asfortranarray(x) for k, x in layout.tensors(start).items()}
-            got = self.sample(columns, lambda params: layout.tensors(0 * start), self.seed, **self.plain)
+        def sample(*tensors):
+            got = self.sample(dict(zip(layout.shapes, tensors, strict=True)), lambda params: layout.tensors(0 * start),
+                              self.seed, **self.plain)
             return layout.flat(got, "the sample")
 
-        try:
-            moved = sample(start) - sample(0 * start)
-        except Exception:
-            return []
-        if abs(moved - start).max() < 1 / 16:  # two entries of the start differ by 1/4 or not at all
-            return []
-        return ["params that are stored by columns start elsewhere: they are read in the order of memory"]
+        moved, still = (dict(of_views(sample, *layout.tensors(x).values())) for x in (start, 0 * start))
+        for how in moved.keys() & still.keys():
+            if abs(moved[how] - still[how] - start).max() >= 1 / 16:  # two entries of the start differ by 1/4 or more
+                return [f"params that are stored {how} start elsewhere: they are read in the order of memory"]
+        return []
 
     def refuses(self):
         """B^ > C would be a negative variance: ValueError, no silent clamp."""
         if not takes(self.sample, "b_hat"):
             return []
-        C = self.generic["alpha"] * self.generic.get("mass", 1.0) / self.generic["eps"]
-        x = self.middle.tensors(np.zeros(self.middle.n))
-        try:
-            self.sample(x, lambda params: {k: 0 * np.asarray(v) for k, v in params.items()}, self.seed,
-                        **self.generic, b_hat=2 * C)
-        except ValueError:
-            return []
-        except Exception as error:
-            return [f"b_hat = 2 C raises {type(error).__name__} instead of ValueError: {error}"]
-        return ["b_hat = 2 C is not refused: the noise would have a negative variance"]
+        zero, C = np.zeros(self.middle.n), self.generic["alpha"] * self.generic.get("mass", 1.0) / self.generic["eps"]
+        text = unrefused_call(lambda: self.sample(self.middle.tensors(zero), lambda params: self.middle.tensors(zero),
+                                                  self.seed, **self.generic, b_hat=2 * C))
+        return [text] if text else []
 
     def integers(self):
         """Whole numbers for mass and b_hat give what the same numbers with a decimal point give."""

@@ -240,7 +240,7 @@ def assert_step(impl, case, want=None, what="W_(t+1)"):
     return got
 
 
-def assert_same(impl, case, other, transform=lambda x: x, what="the two runs"):
+def assert_same(impl, case, other, what, transform=lambda x: x):
     """transform(sample of `case`) = sample of `other`; `transform` is linear with |entries| summing to at most 2."""
     bound = tolerance(impl, other) + 2 * max(tolerance(impl, case))
     assert_close(run(impl, other), transform(run(impl, case)), bound, what, case, other)

@@ -69,7 +69,7 @@ def assert_parts(parts, about):
 
 @functools.cache
 def one_of_each(L, vectors):
-    """A case with one coordinate of each kind, and its W_(t+1) and F; vectors: those of mass, b_hat to vary."""
+    """A case with one coordinate of each kind; vectors: those of mass, b_hat to vary."""
     draw = Draw(11)
     case = Case(w=draw.nonzero(KINDS, 20, 1 / 8), z=draw.nonzero((2 * L + 1, KINDS), 12, 1 / 8),
                 A=draw.nonzero(KINDS, 8, 1 / 8), b=draw.nonzero(KINDS, 20, 1 / 8), eps=min(0.1, 2 / L), L=L,
@@ -78,19 +78,20 @@ def one_of_each(L, vectors):
         case.mass = draw.array(KINDS, 5, 80, 1 / 16)
     if "b_hat" in vectors:
         case.b_hat = draw.array(KINDS, 0, 12, 1 / 16) * case.alpha * case.mass / case.eps  # at most 3C/4
-    return case, *(positions(case, positive, DECIMALS)[-1] for positive in (False, True))
+    return case
 
 
 def long_case(n, L, vectors=()):
     """A case of n coordinates, each of them one of a kind."""
-    few, kinds = one_of_each(L, vectors)[0], kinds_of(n, KINDS)
+    few, kinds = one_of_each(L, vectors), kinds_of(n, KINDS)
     return replace(few, w=few.w[kinds], z=few.z[:, kinds], A=few.A[kinds], b=few.b[kinds],
                    **{name: getattr(few, name)[kinds] for name in vectors})
 
 
 def assert_long(impl, n, L, vectors=()):
     """All of n coordinates after L leapfrogs are those of Algorithm 1. vectors: "mass", "b_hat", one a coordinate."""
-    few, want, F = one_of_each(L, vectors)
+    few = one_of_each(L, vectors)
+    want, F = (positions(few, positive, DECIMALS)[-1] for positive in (False, True))
     bound = DECIMALS.one(float(gamma(impl, few))) * F
     part = Part("W_(t+1)", sample(impl, long_case(n, L, vectors)), kinds_of(n, KINDS), want, bound)
     assert_parts([part], f"n = {n}, L = {L}, " + (f"a vector for {' and '.join(vectors)}" if vectors else "mass = 1"))
