@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from oracle.arithmetic import decimals, difference
+from oracle.arithmetic import difference
 from oracle.diagnosis import (
     ENERGY_CANDIDATES,
     ENERGY_OF_SIZE,
@@ -25,7 +25,7 @@ from oracle.diagnosis import (
 from oracle.energy import NAMES
 from oracle.implementations import BITS
 from oracle.known_bugs import implementation
-from oracle.sampler import run
+from oracle.sampler import sample
 from oracle.vectors import DOUBLE, FLAGS, batch_of, case_of, read_vectors
 
 # A JSON text, or a word for what is no number as C, C++, C#, Rust, Julia, R, Scheme, YAML and others print it.
@@ -118,11 +118,10 @@ def verdict(v, result):
     for name, (x, want, bound) in parts.items():
         good = np.isfinite(x) & (abs(x - want) <= bound)
         texts += [] if good.all() else [f"{name}: {difference(x, want, bound, good)}"]
-    parts_seen = {name: tuple(map(decimals, part)) for name, part in parts.items()}
     if "large" in v["flags"] and "u" in v:
-        seen = Observation(parts_seen, asked_of_large(v, parts_seen))
+        seen = Observation(parts, asked_of_large(v, parts))
     else:
-        seen = Observation(parts_seen, asked_of(v), ("w_new" in v, v["id"]))
+        seen = Observation(parts, asked_of(v), ("w_new" in v, v["id"]))
     return Verdict(texts[0] if texts else None, True, seen, dtype == "float64" and not DOUBLE & set(v["flags"]),
                    not_judged(v, parts))
 
@@ -162,7 +161,7 @@ def bounds_of(v):
 def asked_of(v):
     """candidate -> what that known bug answers to the vector."""
     if "w_new" in v:
-        return lambda candidate: {STEP: decimals(run(implementation(candidate[0]), case_of(v)))}
+        return lambda candidate: {STEP: sample(implementation(candidate[0]), case_of(v))}
     return lambda candidate: energy_of(candidate, batch_of(v), (v["stop_grad"],))
 
 

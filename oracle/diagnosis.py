@@ -1,15 +1,15 @@
 """Which known bug gives these outputs? One search, for a module under test and for results read from a file.
 
-An observation is one input with the parts of the answer to it (W_{t+1}; or U and gradients). A bug is named only if it
-gives all parts of all observations. Where different bugs sit in different parts, each must give its parts in all
-observations. An answer of zeros alone names nobody.
+An observation is one input with the parts of the answer to it (W_{t+1}; or U and gradients), in floats. A bug is named
+only if it gives all parts of all observations. Where different bugs sit in different parts, each must give its parts in
+all observations. An answer of zeros alone names nobody.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from oracle.arithmetic import contents, decimals
+from oracle.arithmetic import contents
 from oracle.energy import NAMES, energy_bound, gradient_bounds, truth
 from oracle.known_bugs import TABLE, bugs, bugs_of_size, differentiated, implementation
 
@@ -19,7 +19,7 @@ ANSWERS = {}  # key of an observation -> what the known bugs answer: other imple
 
 @dataclass(eq=False)
 class Observation:
-    """An input and the answer to it; parts: name -> (got, right, bound), arrays of fractions or decimals.
+    """An input and the answer to it; parts: name -> (got, right, bound), arrays.
 
     ask(a known bug) gives {name: array}, kept by the key of the input; where: the input in words.
     """
@@ -53,22 +53,9 @@ class Observation:
 
 def same(got, want, bound):
     """Within the bounds; NaN and infinity are values like any other here."""
-    got, want = np.asarray(got), np.asarray(want)
-    if got.dtype == want.dtype == np.float64 and np.isfinite(got).all() and np.isfinite(want).all():
-        return bool((abs(got - want) <= bound).all())
-    if got.size and want.size and far_apart(got.flat[0], want.flat[0], np.asarray(bound).max()):
-        return False
-    got, want = got.astype(object), want.astype(object)
-    finite = np.isfinite(got.astype(float)) & np.isfinite(want.astype(float))
-    if not np.array_equal(got[~finite].astype(float), want[~finite].astype(float), equal_nan=True):
-        return False
-    return bool((abs(got[finite] - want[finite]) <= np.broadcast_to(bound, got.shape)[finite]).all())
-
-
-def far_apart(got, want, bound):
-    """Whether two numbers differ by more than the bound even if they are rounded to floats: most of those that do."""
-    got, want, bound = float(got), float(want), float(bound)
-    return abs(got - want) > 1.001 * bound + 1e-15 * (abs(got) + abs(want))
+    with np.errstate(invalid="ignore"):
+        near = np.isfinite(got) & (abs(got - want) <= bound)
+    return bool((near | (got == want) | (np.isnan(got) & np.isnan(want))).all())
 
 
 @dataclass
@@ -117,8 +104,7 @@ def is_single(seen):
     """Whether answers in double precision are all float32 numbers, and right to single precision (u is 2^29 larger,
     bounds that are not linear in u less than 2^30)."""
     parts = {name: (got, want, bound * 2**30) for name, (got, want, bound) in seen.parts.items()}
-    singles = all(np.array_equal(got, np.float32(got), equal_nan=True)
-                  for got in (np.array(x[0], dtype=float) for x in parts.values()))
+    singles = all(np.array_equal(got, np.float32(got), equal_nan=True) for got, _, _ in parts.values())
     return singles and not Observation(parts).wrong
 
 
@@ -158,11 +144,11 @@ ENERGY_OF_SIZE = candidates([*bugs_of_size("energy"), *bugs_of_size("gradient")]
 
 def energy_answers(impl, batch, stop_grads):
     """{name: answer} of U and of the gradients for each stop_grad, as far as there are any."""
-    answers = {"U": np.array(impl.energy(*batch.arrays()), dtype=object)} if impl.has("energy") else {}
+    answers = {"U": np.array(impl.energy(*batch.arrays()))} if impl.has("energy") else {}
     for stop_grad in stop_grads if impl.has("energy_grad") else ():
         g = impl.energy_grad(*batch.arrays(), stop_grad)
         answers |= {gradient_name(x, stop_grad): a for x, a in zip(NAMES, g, strict=True)}
-    return {name: decimals(x) for name, x in answers.items()}
+    return answers
 
 
 def gradient_name(x, stop_grad):
@@ -170,13 +156,13 @@ def gradient_name(x, stop_grad):
 
 
 def right_energy(impl, batch, stop_grads):
-    """{name: (right answer, its bound)}."""
+    """{name: (right answer, twice its bound, since it is rounded to floats)}."""
     right = truth(batch)
     known = {"U": (right.U, energy_bound(impl, batch, right))}
     for stop_grad in stop_grads:
         grads = zip(NAMES, truth(batch, stop_grad).grads, gradient_bounds(impl, batch, right), strict=True)
-        known |= {gradient_name(x, stop_grad): (g, e) for x, g, e in grads}
-    return known
+        known |= {gradient_name(x, stop_grad): (g, e + 0 * g) for x, g, e in grads}
+    return {name: (np.array(x, dtype=float), 2 * np.array(bound, dtype=float)) for name, (x, bound) in known.items()}
 
 
 def observe_energy(impl, batch, stop_grads=(False, True)):
@@ -193,8 +179,9 @@ def energy_of(candidate, batch, stop_grads):
     if how == "as written":
         return energy_answers(implementation(row), batch, stop_grads)
     U, grads = differentiated(row, batch)
-    return {"U": U} | {gradient_name(x, stop): 0 * g if stop and x in ("z1", "z2") else g
-                       for stop in stop_grads for x, g in zip(NAMES, grads, strict=True)}
+    answers = {"U": U} | {gradient_name(x, stop): 0 * g if stop and x in ("z1", "z2") else g
+                          for stop in stop_grads for x, g in zip(NAMES, grads, strict=True)}
+    return {name: np.array(x, dtype=float) for name, x in answers.items()}
 
 
 def in_parts(found, seen):
@@ -213,5 +200,5 @@ def in_words(names, seen):
     spoken, gradients = [name for name in parts if name in names], [name for name in parts if name != "U"]
     if gradients and {x for x in gradients if "dz" not in x or "stop" not in x} <= names:  # those are mostly zero
         spoken = ["U", "all its gradients"] if "U" in names else ["whole gradient"]
-    nan = any(np.isnan(np.array(parts[name], dtype=float)).any() for name in names)
+    nan = any(np.isnan(parts[name]).any() for name in names)
     return (" and " if len(spoken) == 2 else ", ").join(spoken) + " (with NaN)" * nan

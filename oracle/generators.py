@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from oracle import chance
-from oracle.own_draws import LAGS, SHARES, summary, sums_of
+from oracle.own_draws import LAGS, SHARES, sums_of
 from oracle.precision import FORMATS, shortened
 
 DELTA = 2.0**-45  # two draws nearer than this count as equal
@@ -24,7 +24,7 @@ def draw_statistics(draws):
 
 def distribution(seen):
     """Every single draw is standard normal."""
-    return summary(chance.failed(draw_statistics(seen.draws), SHARES["draws"] * seen.level))
+    return seen.said("draws", draw_statistics(seen.draws))
 
 
 def digits(seen):
@@ -60,7 +60,7 @@ def sum_statistics(seen):
 
 
 def sums(seen):
-    return summary(chance.failed(sum_statistics(seen), SHARES["sums"] * seen.level))
+    return seen.said("sums", sum_statistics(seen))
 
 
 # ---------------------------------------------------------------------------------------------- equal draws
@@ -209,7 +209,7 @@ def independence_statistics(seen):
 
 
 def independence(seen):
-    return summary(chance.failed(independence_statistics(seen), SHARES["independence"] * seen.level))
+    return seen.said("independence", independence_statistics(seen))
 
 
 # --------------------------------------------------------------------------------------------- what is found
@@ -245,7 +245,7 @@ def only_signs(seen):
 
 def shape_name(seen):
     """What the draws follow if that is no normal law of any mean and variance; [] if it is one."""
-    if not chance.failed(draw_statistics(seen.draws), SHARES["draws"] * seen.level):
+    if not distribution(seen):
         return []
     for d in seen.draws:
         spread = float(d.z.std())

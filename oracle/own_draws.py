@@ -330,10 +330,9 @@ class OwnDraws:
             alpha = NEAR_ONE[self.dtype] if k % 2 else 0.0
             settings = {**self.plain, "L": 3 if k % 2 else 1, "alpha": alpha}
             D = self.call(self.large, self.seed + k, settings).D
-            scale = settings["eps"] * (math.sqrt(2 * alpha) if alpha else 1.0)
             if len(D) == settings["L"]:
                 rows = [f"noise of leapfrog {l}" for l in range(len(D))] if alpha else ["momentum"]
-                found += [Draws(self.seed + k, row, x / scale) for row, x in zip(rows, D, strict=True)]
+                found += [Draws(self.seed + k, row, x / scale_alone(settings)) for row, x in zip(rows, D, strict=True)]
         return found
 
     @cached_property
@@ -402,10 +401,10 @@ class OwnDraws:
     def small_statistics(self):
         """Tensors of one number need many seeds, not many coordinates."""
         settings = {**self.plain, "L": 1}
-        paths = [self.call(self.small, self.seed + 100 + k, settings).D for k in range(self.seeds)]
-        if any(len(D) != 1 for D in paths):
+        D = self.over_seeds(settings)
+        if D is None:
             return []
-        e = self.white(np.array([D[0] for D in paths]).reshape(1, -1), settings)[0].reshape(self.seeds, -1)
+        e = self.white(D.reshape(1, -1), settings)[0].reshape(self.seeds, -1)
         statistics = []
         for name, part in self.small.parts.items():
             x, what = e[:, part].ravel(), f"{name} of shape {self.small.shapes[name]} over {self.seeds} seeds"
@@ -424,14 +423,22 @@ class OwnDraws:
     def small_sums(self, what, alpha):
         """Statistics of the sums over small tensors of draws that alpha shows alone, a seed for each."""
         settings = {**self.plain, "L": 1, "alpha": alpha}
-        paths = [self.call(self.small, self.seed + 100 + k, settings).D for k in range(self.seeds)]
-        if any(len(D) != 1 for D in paths):
-            return []
-        z = np.concatenate(paths) / (settings["eps"] * (math.sqrt(2 * alpha) if alpha else 1.0))
-        return sums_of(f"{what} of {self.seeds} seeds", {"bias": z[:, self.small.parts["bias"]]})
+        D = self.over_seeds(settings)
+        z = None if D is None else D[:, self.small.parts["bias"]] / scale_alone(settings)
+        return [] if D is None else sums_of(f"{what} of {self.seeds} seeds", {"bias": z})
+
+    def over_seeds(self, settings):
+        """The increments of one leapfrog (seeds, n) of small tensors, None if there is not one in each sample."""
+        D = [self.call(self.small, self.seed + 100 + k, settings).D for k in range(self.seeds)]
+        return np.concatenate(D) if all(len(x) == 1 for x in D) else None
 
     def small_tensors(self):
         return self.said("small", self.small_statistics)
+
+
+def scale_alone(settings):
+    """What one draw moves where it is seen alone: that of the momentum if alpha is 0, of a kick if it is next to 1."""
+    return settings["eps"] * math.sqrt(2 * settings["alpha"] or 1.0)
 
 
 def noiseless(settings, start, answers):

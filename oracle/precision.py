@@ -73,7 +73,7 @@ def rounded_energy(impl):
 def rounded_outputs(wrong, seen):
     """The format that all wrong outputs are numbers of, and right to, in words; "" if there is none."""
     for bits, name in FORMATS.items():
-        parts = [[np.array(x, dtype=float) for x in o.parts[part][:2]] for o in seen for part in wrong]
+        parts = [o.parts[part][:2] for o in seen for part in wrong]
         if all(np.array_equal(got, shortened(got, bits))
                and (abs(got - right) <= 4 * 2.0**-bits * abs(right).max()).all() for got, right in parts):
             return f"precision: {', '.join(sorted(wrong))} {'is' if len(wrong) == 1 else 'are'} rounded to {name}."

@@ -5,6 +5,7 @@ the mass, the number of coordinates). A bug is named if it gives all answers; or
 and all others are right; or if it gives all answers but those that a second bug of b_hat or the mass spoils.
 """
 
+import contextlib
 from dataclasses import replace
 
 import numpy as np
@@ -149,11 +150,15 @@ def observed(impl, case):
 def diagnose_step(impl):
     """What is wrong with a sampler: the known bug it has, or what else can be said of it; and B^ > C, if it is let
     through."""
+    def said(look):
+        """What a look says. An exception is said by wrong_numbers, and by no other."""
+        with contextlib.suppress(Exception):
+            return look(impl)
+
     with np.errstate(all="ignore"):
-        texts = [x for x in (kept_between_calls(impl) or kept_setting(impl) or wrong_numbers(impl) or by_memory(impl),
-                             unrefused(impl, generic_case(impl)) if impl.accepts("b_hat") else "",
-                             written(impl)) if x]
-    return " Also: ".join(x.rstrip(".") + "." for x in texts) or RIGHT
+        first = said(kept_between_calls) or said(kept_setting) or wrong_numbers(impl) or said(by_memory)
+        texts = filter(None, (first, said(refusal), said(written)))
+        return " Also: ".join(text.rstrip(".") + "." for text in texts) or RIGHT
 
 
 def wrong_numbers(impl):
@@ -188,22 +193,16 @@ def only(cases, wrong):
 
 def written(impl):
     """Whether an argument of the caller is written, in words."""
-    try:
-        names = written_arguments(impl, generic_case(impl))
-    except Exception:
-        return ""
+    names = written_arguments(impl, generic_case(impl))
     return f"the caller's {' and '.join(names)} is written: copy it before adding to it" if names else ""
 
 
 def kept_between_calls(impl):
     """Whether the same input gives other numbers after another call, in words."""
     case = generic_case(impl)
-    try:
-        first = sample(impl, case)
-        sample(impl, replace(case, w=case.w + 1, z=case.z[::-1] - 1))
-        again = sample(impl, case)
-    except Exception:
-        return ""
+    first = sample(impl, case)
+    sample(impl, replace(case, w=case.w + 1, z=case.z[::-1] - 1))
+    again = sample(impl, case)
     return "" if np.array_equal(first, again, equal_nan=True) else (
         "momentum: kept between calls, or something else is: the same input gives other bits after another call.")
 
@@ -217,10 +216,7 @@ def kept_setting(impl):
         case = sized(generic_case(impl), 211 + i, L=9 + i)
         case = replace(case, eps=0.11 + i / 512, alpha=0.17 + i / 512, b_hat=0.05 if impl.accepts("b_hat") else 0.0)
         other = replace(case, **{name: value})
-        try:
-            first, then = observed(impl, case), observed(impl, other)
-        except Exception:
-            return ""
+        first, then = observed(impl, case), observed(impl, other)
         if then.wrong and not first.wrong and STEP in then.near({STEP: first.parts[STEP][1]}):
             return (f"{name}: kept between calls, a call with {name} = {value:g} gets the sample of the call before, "
                     f"which had {name} = {getattr(case, name):g}")
@@ -233,9 +229,12 @@ def by_memory(impl):
         assert_views(impl, Draw(1))
     except Disagreement as error:
         return f"arguments: read in the order of memory, {error.message}"
-    except Exception:
-        pass  # said elsewhere
     return ""
+
+
+def refusal(impl):
+    """Whether B^ > C is let through, in words."""
+    return unrefused(impl, generic_case(impl)) if impl.accepts("b_hat") else ""
 
 
 def name_of(impl, cases, seen, wrong):
