@@ -23,7 +23,6 @@ import reference_numpy
 from oracle import chance
 from oracle.calls import Layout, U, call, noise_map, reach, with_noise
 from oracle.corner_cases import of_views, unrefused_call
-from oracle.diagnosis import some
 from oracle.implementations import Broken
 from oracle.names import takes
 
@@ -182,9 +181,8 @@ class OwnDraws:
                     "be asked where all tensors have moved"]
         if len(path.X) != L + 1 or places not in (list(range(L)), list(range(L + 1))):
             stops = "W_t itself" if len(path.X) == 1 else f"{len(path.X) - 1} more positions"
-            where = some([f"X_{i}" for i in path.asked], ", ") or "none"
-            return [f"in {L} leapfrogs grad is asked at {where} of a path of {stops}; right is X_0 ... X_{L - 1}, "
-                    f"X_{L} optional, of a path that ends with the sample X_{L}"]
+            return [f"in {L} leapfrogs grad is asked at {path.asked_at} of a path of {stops}; right is X_0 ... "
+                    f"X_{L - 1}, X_{L} optional, of a path that ends with the sample X_{L}"]
         return []
 
     @cached_property

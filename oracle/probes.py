@@ -9,43 +9,31 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from oracle.calls import Path
 from oracle.formula import words
-from oracle.implementations import NUMPY, numbers
+from oracle.implementations import NUMPY, Broken, numbers
 from oracle.sampler import Case
 
 CHANGE = {"w": 1.0, "z": 1.0, "g": 8.0}
 EPS = 13 / 128  # no round number, so that a constant is not taken for a formula
 
 
-class Elsewhere(Exception):
-    """The positions seen are not X_0 .. X_L; the message says what they are."""
-
-
 def path(impl, case):
-    """X_0 .. X_L (L + 1, n): the start, what grad was asked at and the sample; case.g[l] is the answer at X_l."""
-    X, near, asked = [case.w], 2.0**20 * float(impl.u) * max(1.0, abs(case.w).max()), []
-    near = min(near, 2.0**-10)
-
-    def place(x):
-        if not np.isfinite(x).all():
-            raise Elsewhere(f"a position is not finite: {x}")
-        if abs(x - X[-1]).max() > near:
-            X.append(x)
-        return len(X) - 1
+    """X_0 .. X_L (L + 1, n): the start, what grad was asked at and the sample; case.g[l] is the answer at X_l. Broken:
+    the positions seen are others."""
+    seen = Path(case.w, min(2.0**20 * float(impl.u) * max(1.0, abs(case.w).max()), 2.0**-10))
 
     def grad(x):
-        asked.append(place(numbers(x, case.w.shape, "grad is called with")))
-        return case.g[min(asked[-1], case.L)].copy()
+        return case.g[min(seen.ask(numbers(x, case.w.shape, "grad is called with")), case.L)].copy()
 
     sample = impl.step(case.w.copy(), case.z.copy(), grad, **case.settings())
-    place(sample)
-    if asked and max(asked) == case.L and len(X) <= case.L + 2:
+    seen.go(sample)
+    X = seen.X
+    if max(seen.asked, default=0) == case.L and len(X) <= case.L + 2:
         X = X[:case.L] + [sample]  # whatever was asked at X_L
-    if len(X) != case.L + 1 or not set(range(case.L)) <= set(asked):
-        places = list(dict.fromkeys(f"X_{i}" for i in asked)) or ["no position"]
-        places = ", ".join(places if len(places) < 9 else [*places[:4], "...", places[-1]])
-        raise Elsewhere(f"in {case.L} leapfrogs grad is asked at {places} of a path of {len(X) - 1} moves; right is "
-                        f"X_0 ... X_{case.L - 1} of a path of {case.L}")
+    if len(X) != case.L + 1 or not set(range(case.L)) <= set(seen.asked):
+        raise Broken(f"in {case.L} leapfrogs grad is asked at {seen.asked_at} of a path of {len(X) - 1} moves; right "
+                     f"is X_0 ... X_{case.L - 1} of a path of {case.L}")
     return np.array(X)
 
 
@@ -87,7 +75,7 @@ class Seen:
 
 
 def responses(impl, case, alone=None):
-    """What is Seen of an implementation at a case; Elsewhere if it does not go through L positions. alone: coordinates
+    """What is Seen of an implementation at a case; Broken if it does not go through L positions. alone: coordinates
     that are changed one at a time; all of them by default, and then no change of all at once is needed."""
     base, right_base = path(impl, case), path(NUMPY, case)
     scale = max(abs(right_base).max(), abs(base).max())
