@@ -19,7 +19,7 @@ from oracle import generators
 from oracle.arithmetic import assert_close, determinant, rational, roots, square_root
 from oracle.cases import any_case, deepest, exact_case, frictionless_case, generic_case, rounded_case, still_case, wide
 from oracle.implementations import numbers
-from oracle.properties import at_size, holds_for, own_draws
+from oracle.properties import holds_for, own_draws
 from oracle.report import note
 from oracle.sampler import assert_same, assert_step, distinct, gradient, positions, run, tolerance, unit_probes
 from oracle.sizes import assert_long
@@ -45,32 +45,32 @@ def test_update_is_algorithm_1_at_a_setting_that_hides_no_bug(impl, draw):
 
 # ---------------------------------------------------------------------------------------------------------- real sizes
 
-@at_size("sghmc_step")
-def test_each_of_thousands_of_coordinates_moves_by_algorithm_1(impl):
+@holds_for("sghmc_step", sized=True)
+def test_each_of_thousands_of_coordinates_moves_by_algorithm_1(impl, draw):
     """4096 is a multiple of all blocks up to that size; the others leave a remainder in each of them."""
     for n in (4096, 5003, 65543):
         assert_long(impl, n, L=2)
 
 
-@at_size("sghmc_step")
-def test_each_of_many_leapfrogs_uses_its_own_rows_of_noise(impl):
+@holds_for("sghmc_step", sized=True)
+def test_each_of_many_leapfrogs_uses_its_own_rows_of_noise(impl, draw):
     assert_long(impl, 1031, L=25)
     assert_long(impl, 61, L=130)
 
 
-@at_size("sghmc_step")
-def test_number_of_coordinates_may_be_any(impl):
+@holds_for("sghmc_step", sized=True)
+def test_number_of_coordinates_may_be_any(impl, draw):
     for n in (7, 8, 9, 15, 16, 17, 31, 33, 63, 65, 127, 129, 513, 1000, 1025, 2047):
         assert_long(impl, n, L=2)
 
 
-@at_size("sghmc_step", "mass per coordinate")
-def test_each_of_thousands_of_masses_belongs_to_its_coordinate(impl):
+@holds_for("sghmc_step", "mass per coordinate", sized=True)
+def test_each_of_thousands_of_masses_belongs_to_its_coordinate(impl, draw):
     assert_long(impl, 5003, L=3, vectors=("mass",))
 
 
-@at_size("sghmc_step", "b_hat per coordinate")
-def test_each_of_thousands_of_b_hats_belongs_to_its_coordinate(impl):
+@holds_for("sghmc_step", "b_hat per coordinate", sized=True)
+def test_each_of_thousands_of_b_hats_belongs_to_its_coordinate(impl, draw):
     assert_long(impl, 5003, L=3, vectors=("b_hat",))
 
 

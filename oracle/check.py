@@ -21,6 +21,7 @@ from oracle.diagnosis import (
     gradient_name,
     in_parts,
     is_single,
+    within,
 )
 from oracle.energy import NAMES
 from oracle.implementations import BITS
@@ -114,10 +115,7 @@ def verdict(v, result):
     if any(a != b for a, b in shapes):
         return Verdict(f"shapes {[a for a, _ in shapes]} instead of {[b for _, b in shapes]}")
     parts = {name: (x, right[name], bounds[name] * 2.0 ** -BITS[dtype]) for name, x in got.items()}
-    texts = []
-    for name, (x, want, bound) in parts.items():
-        good = np.isfinite(x) & (abs(x - want) <= bound)
-        texts += [] if good.all() else [f"{name}: {difference(x, want, bound, good)}"]
+    texts = [f"{name}: {difference(*part, within(*part))}" for name, part in parts.items() if not within(*part).all()]
     if "large" in v["flags"] and "u" in v:
         seen = Observation(parts, asked_of_large(v, parts))
     else:

@@ -51,11 +51,15 @@ class Observation:
         return set(self.parts) - self.near({name: right for name, (_, right, _) in self.parts.items()})
 
 
+def within(got, want, bound):
+    """Which entries are within the bounds, as booleans; no NaN and no infinity is."""
+    with np.errstate(invalid="ignore"):
+        return np.isfinite(got) & (abs(got - want) <= bound)
+
+
 def same(got, want, bound):
     """Within the bounds; NaN and infinity are values like any other here."""
-    with np.errstate(invalid="ignore"):
-        near = np.isfinite(got) & (abs(got - want) <= bound)
-    return bool((near | (got == want) | (np.isnan(got) & np.isnan(want))).all())
+    return bool((within(got, want, bound) | (got == want) | (np.isnan(got) & np.isnan(want))).all())
 
 
 @dataclass

@@ -353,7 +353,7 @@ def gradient_factor(seen):
     texts = set()
     for eps in (seen.generic["eps"], 0.07):
         settings, g = {**seen.generic, "eps": eps}, seen.answers[1][:, : seen.middle.n]
-        still, moved = (seen.call(seen.middle, seen.seed, settings, answers=x).X for x in (0 * g, g))
+        still, moved = seen.with_and_without(seen.middle, settings, g)
         if len(still) != settings["L"] + 1 or still.shape != moved.shape:
             return ""
         ratio = (moved - still)[1:] / noiseless(settings, 0 * g[0], g)[1:]

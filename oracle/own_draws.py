@@ -72,6 +72,10 @@ class OwnDraws:
     def call(self, layout, seed, settings, start=None, answers=()):
         return call(self.sample, layout, seed, settings, start, answers, self.u)
 
+    def with_and_without(self, layout, settings, answers, start=None):
+        """The positions of a call without gradients and of one with these answers."""
+        return [self.call(layout, self.seed, settings, start, x).X for x in (0 * answers, answers)]
+
     # ------------------------------------------------------------------------- layer 1: exact, no statistics
 
     @cached_property
@@ -214,7 +218,7 @@ class OwnDraws:
         layout, g = self.middle, self.answers[1][0, : self.middle.n]
         for size, eps in ((2.0**60, 0.1), (2.0**-20, 2.0**20), (2.0**-40, 2.0**40), (2.0**-60, 2.0**60)):
             settings, answers = {**self.plain, "L": 1, "eps": eps}, np.array([size * g, 0 * g])
-            still, moved = (self.call(layout, self.seed, settings, answers=x).X[-1] for x in (0 * answers, answers))
+            still, moved = (X[-1] for X in self.with_and_without(layout, settings, answers))
             share = (moved - still) / noiseless(settings, 0 * g, answers)[-1]
             error = 2 * reach(settings, 0.0, 64 * size, self.u) / (eps**2 / 2 * size)
             if not (abs(share - 1) <= error).all():
@@ -231,7 +235,7 @@ class OwnDraws:
         layout, L = self.middle, self.plain["L"]
         start = np.full(layout.n, 2.0**30 if self.dtype == "float64" else 2.0**14)
         g = 64 * (-1.0) ** np.arange(L + 1)[:, None] * np.ones(layout.n)
-        still, moved = (self.call(layout, self.seed, self.plain, start, answers).X for answers in (0 * g, g))
+        still, moved = self.with_and_without(layout, self.plain, g, start)
         if len(still) != L + 1 or len(moved) != L + 1:
             return [] if self.path() else [f"from W_t = {start[0]:.6g} on, grad is not asked at each of the positions "
                                            f"X_0 ... X_{L - 1}: is a gradient kept after a small move?"]
