@@ -64,9 +64,9 @@ class Path:
 
     def go(self, x):
         """The number of position x."""
-        if not np.isfinite(x).all():
-            raise Broken(f"a position is not finite: {x}")
-        if abs(x - self.X[-1]).max() > self.near:
+        if not abs(x - self.X[-1]).max() <= self.near:
+            if not np.isfinite(x).all():
+                raise Broken(f"a position is not finite: {x}")
             self.X.append(x)
         return len(self.X) - 1
 

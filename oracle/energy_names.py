@@ -4,6 +4,8 @@ The table of known bugs is asked at two batches; then come outputs in another or
 many rows, and short formats. What is left is described: which output, which row, by which factor.
 """
 
+import functools
+from dataclasses import replace
 from decimal import Decimal
 from itertools import permutations
 
@@ -27,6 +29,7 @@ from oracle.diagnosis import (
     same,
 )
 from oracle.energy import NAMES, gradient_bounds, truth
+from oracle.implementations import NUMPY
 from oracle.known_bugs import implementation
 from oracle.precision import rounded_energy, rounded_outputs
 from oracle.sizes import energy_part, gradient_parts
@@ -129,16 +132,27 @@ def large(impl):
     return f"small batches are right. Wrong: {'; '.join(described(found.wrong, seen))}" if found.wrong else ""
 
 
-def observe_large(impl, B, d):
-    """The Observation of a large batch, in floats: twice the bound, since the right answers are rounded too."""
-    def ask(impl):
-        parts = [energy_part(impl, B, d)] if impl.has("energy") else []
-        return parts + (gradient_parts(impl, B, d, False) if impl.has("energy_grad") else [])
+def parts_at_size(impl, B, d):
+    """U and the gradients of a large batch, as far as there are any."""
+    parts = [energy_part(impl, B, d)] if impl.has("energy") else []
+    return parts + (gradient_parts(impl, B, d, False) if impl.has("energy_grad") else [])
 
-    seen = {part.name: map(np.squeeze, part.in_floats()) for part in ask(impl)}
-    return Observation({name: (got, right, 2 * bound) for name, (got, right, bound) in seen.items()},
-                       lambda bug: {part.name: np.squeeze(part.got) for part in ask(implementation(bug[0]))},
-                       ("large", B, d), f"{B} rows of {d}")
+
+@functools.cache
+def right_at_size(dtype, B, d):
+    """{name: (right answer, twice its bound)} in floats."""
+    seen = {part.name: part.in_floats() for part in parts_at_size(replace(NUMPY, dtype=dtype), B, d)}
+    return {name: (np.squeeze(right), 2 * np.squeeze(bound)) for name, (_, right, bound) in seen.items()}
+
+
+def observe_large(impl, B, d):
+    """The Observation of a large batch."""
+    def answers(impl):
+        return {part.name: np.squeeze(part.got) for part in parts_at_size(impl, B, d)}
+
+    right = right_at_size(impl.dtype, B, d)
+    return Observation({name: (got, *right[name]) for name, got in answers(impl).items()},
+                       lambda candidate: answers(implementation(candidate[0])), ("large", B, d), f"{B} rows of {d}")
 
 
 def described(wrong, seen):
