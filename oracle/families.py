@@ -12,9 +12,7 @@ import numpy as np
 from oracle.arithmetic import decimals, inner
 from oracle.batches import WORKED_EXAMPLE, generic_batch
 from oracle.energy import Batch, energy_bound, gradient_bounds, truth
-
-LARGE = (70, 150)  # rows and features of the large batch
-
+from oracle.sizes import large_batch
 
 # ------------------------------------------------------------------------------------------------ a constant added
 
@@ -213,22 +211,15 @@ def clamp(impl):
 
 # --------------------------------------------------------------------------------------------------- large batches
 
-def large_batch():
-    """Rows with one common direction, so that m is not small, the same for ever; B and d no powers of two."""
-    rng, (B, d) = np.random.default_rng(5), LARGE
-    return Batch(*(rng.integers(-8, 9, (B, d)) + 2.0 * (np.arange(d) % 7) + np.arange(B)[:, None] % 5
-                   for _ in range(4)))
-
-
 def cosines(batch, features=None):
     """s of both views (2, B), from the first features alone."""
     p1, z1, p2, z2 = (x[:, :features] / np.linalg.norm(x[:, :features], axis=1, keepdims=True) for x in batch.arrays())
     return abs(np.array([(p1 * z2).sum(axis=1), (p2 * z1).sum(axis=1)])).mean(axis=0)
 
 
-def of_a_part(impl):
+def of_a_part(impl, B, d):
     """Which rows or features of a large batch count, in words; "" if all do or nothing fits."""
-    batch, (B, d) = large_batch(), LARGE
+    batch = large_batch(B, d)
     s = cosines(batch)
     if explained(impl, batch, {"all": s.mean()}):
         return ""
