@@ -92,13 +92,8 @@ class Statistic:
     p: float
     where: tuple = ()
 
-    def smallest(self, share):
-        """The error that is found with probability 1 - MISS when p below `share` fails, in words."""
-        return size_found(self.kind, self.n, share)
-
     def __str__(self):
-        form = "{}: {} {:.4g} (p = {:.1g})"
-        return form.format(self.what, self.kind, self.value, self.p)
+        return f"{self.what}: {self.kind} {self.value:.4g} (p = {self.p:.1g})"
 
 
 def smallest_errors(kind, n, share):

@@ -116,12 +116,8 @@ def verdict(v, result):
         return Verdict(f"shapes {[a for a, _ in shapes]} instead of {[b for _, b in shapes]}")
     parts = {name: (x, right[name], bounds[name] * 2.0 ** -BITS[dtype]) for name, x in got.items()}
     texts = [f"{name}: {difference(*part, within(*part))}" for name, part in parts.items() if not within(*part).all()]
-    if "large" in v["flags"] and "u" in v:
-        seen = Observation(parts, asked_of_large(v, parts))
-    else:
-        seen = Observation(parts, asked_of(v), ("w_new" in v, v["id"]))
-    return Verdict(texts[0] if texts else None, True, seen, dtype == "float64" and not DOUBLE & set(v["flags"]),
-                   not_judged(v, parts))
+    return Verdict(texts[0] if texts else None, True, observation(v, parts),
+                   dtype == "float64" and not DOUBLE & set(v["flags"]), not_judged(v, parts))
 
 
 def not_judged(v, parts):
@@ -156,22 +152,21 @@ def bounds_of(v):
     return {"U": np.array(v["bound"]["u"]), **rows}
 
 
-def asked_of(v):
-    """candidate -> what that known bug answers to the vector."""
-    if "w_new" in v:
-        return lambda candidate: {STEP: sample(implementation(candidate[0]), case_of(v))}
-    return lambda candidate: energy_of(candidate, batch_of(v), (v["stop_grad"],))
-
-
-def asked_of_large(v, parts):
-    """The same for a large batch, where gradients by differences take too long: there a bug that a machine
+def observation(v, parts):
+    """The Observation of a result. In a large batch gradients by differences take too long: there a bug that a machine
     differentiated is ruled out by its U alone."""
     def ask(candidate):
-        row, how = candidate
-        answer = energy_of((row, "as written"), batch_of(v), (v["stop_grad"],))
-        given = {name: got for name, (got, _, _) in parts.items() if name != "U"}
-        return answer if how == "as written" else {**given, "U": answer["U"]}
-    return ask
+        if "w_new" in v:
+            return {STEP: sample(implementation(candidate[0]), case_of(v))}
+        return energy_of(candidate, batch_of(v), (v["stop_grad"],))
+
+    def ask_large(candidate):
+        answer = ask((candidate[0], "as written"))
+        given = {name: got for name, (got, _, _) in parts.items()}
+        return answer if candidate[1] == "as written" else {**given, "U": answer["U"]}
+
+    large = "large" in v["flags"] and "u" in v
+    return Observation(parts, ask_large) if large else Observation(parts, ask, ("w_new" in v, v["id"]))
 
 
 def diagnosis(half, known, verdicts):
