@@ -18,7 +18,7 @@ DELTA = 2.0**-45  # two draws nearer than this count as equal
 
 
 def draw_statistics(draws):
-    return [law(d.z, group, f"{d.row}, seed {d.seed}", (d,)) for d in draws for law, group in (
+    return [law(d.z, group, f"{d.row}, seed {d.seed}") for d in draws for law, group in (
         (chance.shape, "shape"), (chance.largest, "largest"), (chance.variance, "variance of single draws"))]
 
 
@@ -194,16 +194,16 @@ def independence_statistics(seen):
     statistics = []
     for i, (name, l, x) in enumerate(rows):
         here = f"{name}, leapfrog {l}"
-        statistics += [chance.lag(x, k, "coordinates", f"{here}: distance {k}", (k,)) for k in LAGS if 2 * k <= x.size]
-        statistics += [chance.mirrored(x[part], "mirrored coordinates", f"{here}: i and n - 1 - i of {t}", (t,))
+        statistics += [chance.lag(x, k, "coordinates", f"{here}: distance {k}") for k in LAGS if 2 * k <= x.size]
+        statistics += [chance.mirrored(x[part], "mirrored coordinates", f"{here}: i and n - 1 - i of {t}")
                        for t, part in seen.large.parts.items() if part.stop - part.start > 1]
         for a, b, first, second in seen.large.equal_shapes():
-            statistics.append(chance.correlation(x[second], x[first], "tensors", f"{here}: {a} and {b}", (a, b)))
+            statistics.append(chance.correlation(x[second], x[first], "tensors", f"{here}: {a} and {b}"))
         for other, m, y in rows[:i]:
             if other != name:
                 statistics.append(chance.correlation(x, y, "samples", f"{here} and {other}, leapfrog {m}"))
                 statistics += [chance.correlation(x[second], y[first], "tensors of two samples",
-                                                  f"{b} in {here} and {a} in {other}, leapfrog {m}", (a, b))
+                                                  f"{b} in {here} and {a} in {other}, leapfrog {m}")
                                for a, b, first, second in seen.large.equal_shapes()]
     return statistics
 

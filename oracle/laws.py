@@ -232,7 +232,7 @@ def known_bugs(seen, known):
         names = [name for name, step in near if explains_law(seen.runs, step)]
         if names:
             return names, []
-    wrong = {s.where[0] for s in chance.failed(seen.law_statistics, seen.level) if s.kind == "variance"}
+    wrong = {s.tensor for s in chance.failed(seen.law_statistics, seen.level) if s.kind == "variance"}
     if not right or not wrong or len(wrong) == len(seen.large.shapes):
         return [], []
     part = max((seen.large.parts[t] for t in wrong), key=lambda part: part.stop - part.start)

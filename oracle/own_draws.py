@@ -384,7 +384,7 @@ class OwnDraws:
             statistics += law_of(self.mass_per_coordinate, self.middle, "a mass for each coordinate")
             heavy = self.masses > np.median(self.masses)  # one mass for all may have the right variance over all
             statistics += [chance.variance(x[half], "variance", f"a mass for each coordinate, X_{l + 1} - X_{l} of the "
-                                           f"{name} half", (name,))
+                                           f"{name} half")
                            for l, x in enumerate(self.mass_per_coordinate)
                            for name, half in (("heavier", heavy), ("lighter", ~heavy))]
         return statistics
@@ -410,8 +410,8 @@ class OwnDraws:
         statistics = []
         for name, part in self.small.parts.items():
             x, what = e[:, part].ravel(), f"{name} of shape {self.small.shapes[name]} over {self.seeds} seeds"
-            statistics += [chance.variance(x, "variance of small tensors", what, (name,)),
-                           chance.mean(x, "mean of small tensors", what, (name,))]
+            statistics += [chance.variance(x, "variance of small tensors", what),
+                           chance.mean(x, "mean of small tensors", what)]
         for k in (2**i for i in range(8) if 2 ** (i + 1) <= self.seeds):
             statistics.append(chance.lag(e.ravel(), k * self.small.n, "seeds", f"seeds s and s + {k}"))
         statistics += [s for what, alpha in (("momentum", 0.0), ("noise", NEAR_ONE[self.dtype]))
@@ -462,9 +462,9 @@ def law_of(e, layout, name, means=True):
     for l, x in enumerate(e):
         for tensor, part in layout.parts.items():
             where = f"{name}, X_{l + 1} - X_{l} of {tensor}"
-            statistics.append(chance.variance(x[part], "variance", where, (tensor,)))
+            statistics.append(chance.variance(x[part], "variance", where, tensor))
             if means:
-                statistics.append(chance.mean(x[part], "mean", where, (tensor,)))
+                statistics.append(chance.mean(x[part], "mean", where))
         statistics += [chance.correlation(x, e[i], "leapfrogs", f"{name}, leapfrogs {i} and {l}") for i in range(l)]
     return statistics
 
