@@ -12,6 +12,12 @@ from types import SimpleNamespace
 
 import pytest
 
+FOREIGN = os.environ.get("SGHMC_IMPL", "").strip()
+if not FOREIGN:
+    # One thread, of torch and of NumPy, which reads this when it is imported: small batches and matrices leave others
+    # nothing to do but wait, on a busy machine for longer than the work takes. The same for the processes that tests
+    # start: the bits of a run depend on the number.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "tests")]
 
 from oracle.calls import with_noise  # noqa: E402  (importable from now on)
@@ -19,7 +25,7 @@ from oracle.implementations import NUMPY, Implementation, Unusable, load, places
 from oracle.names import CAPABILITIES  # noqa: E402
 
 gc.set_threshold(200_000, 50, 100)  # looking for cycles among all that is imported takes time
-FOREIGN, IMPLEMENTATIONS, PROBLEMS = os.environ.get("SGHMC_IMPL", "").strip(), [], []
+IMPLEMENTATIONS, PROBLEMS = [], []
 try:
     IMPLEMENTATIONS = [load(place) for place in places(FOREIGN)]
 except Unusable as error:

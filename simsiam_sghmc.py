@@ -16,7 +16,6 @@ import copy
 import ctypes
 import datetime
 import fcntl
-import functools
 import hashlib
 import importlib.metadata
 import io
@@ -24,7 +23,6 @@ import itertools
 import json
 import math
 import os
-import pickle
 import re
 import shutil
 import signal
@@ -43,9 +41,8 @@ import numpy as np
 import torch
 from torch import nn
 
+
 # ------------------------------------------------------------------------------------------------ energy (Equation 2)
-
-
 def unit_rows(x):
     """Rows of x (B, d) divided by their Euclidean norms, in float32 or wider; a zero row gives 0, its gradient 0."""
     x = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -70,8 +67,9 @@ def energy(p1, z1, p2, z2, stop_grad, similarity="abscos"):
     value stays, the gradient through Z is gone. U is finite for finite inputs: m is clamped to [tiny, 1] (D20).
     The mean is inside the logarithm (D4). Of the Note: "cos" is SimSiam's loss + 1, "l2" the Gaussian's -log Q.
     """
-    if similarity not in ("abscos", "cos", "l2") or not len(p1) or len({x.shape for x in (p1, z1, p2, z2)}) > 1:
-        raise ValueError(f"similarity {similarity}: give abscos, cos or l2, and four (B, d) of one shape, B >= 1")
+    shapes = {x.shape for x in (p1, z1, p2, z2)}
+    if similarity not in ("abscos", "cos", "l2") or len(shapes) > 1 or p1.ndim != 2 or not p1.numel():
+        raise ValueError(f"give four (B, d) of one shape, not empty, and abscos, cos or l2, not {similarity}")
     p1, z1, p2, z2 = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (p1, z1, p2, z2))
     if stop_grad:
         z1, z2 = z1.detach(), z2.detach()  # only as targets: the predictions were made from z before
@@ -85,8 +83,6 @@ def energy(p1, z1, p2, z2, stop_grad, similarity="abscos"):
 
 
 # ---------------------------------------------------------------------------------------------- sampler (Algorithm 1)
-
-
 def sghmc_step(w, z, grad, *, eps, L, alpha, mass=1.0, b_hat=0.0, reuse_grad=False):
     """One sample of stochastic gradient Hamiltonian Monte Carlo, kick-drift-kick (Algorithm 1): W_t -> W_{t+1}.
 
@@ -101,7 +97,7 @@ def sghmc_step(w, z, grad, *, eps, L, alpha, mass=1.0, b_hat=0.0, reuse_grad=Fal
     half-kick; the last may be missing. grad: (n,) -> (n,) or a number, called at the half-kicks in order. mass M and
     b_hat B^: numbers or (n,); with B^ (Equation 1) the noise is N(0, 2 (C - B^) eps). Line 5 of the last leapfrog
     never reaches W_{t+1}: it is left out, so grad is called 2L-1 times; with `reuse_grad`, for a U that stays the same
-    throughout the sample, L times. ValueError: not so, eps or mass not in (0, inf), alpha outside [0, 1), B^ > C.
+    throughout the sample, L times. ValueError: other shapes, eps, mass not in (0, inf), alpha not in [0, 1), B^ > C.
     """
     if not (0 < eps < math.inf and L >= 1 and 0 <= alpha < 1):
         raise ValueError(f"need 0 < eps < inf, L >= 1 and 0 <= alpha < 1, got eps={eps}, L={L}, alpha={alpha}")
@@ -130,8 +126,6 @@ def sghmc_step(w, z, grad, *, eps, L, alpha, mass=1.0, b_hat=0.0, reuse_grad=Fal
 
 
 # --------------------------------------------------------------------------------------- configuration and randomness
-
-
 class BadInput(Exception):
     """Something the user gave cannot be used: one line on stderr, exit code 2, no file changed."""
 
@@ -141,7 +135,7 @@ class RunStopped(Exception):
 
 
 def one_line(error):
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join((repr if isinstance(error, KeyError) else str)(error).split()) or type(error).__name__
     return "".join(c if c.isprintable() else "?" for c in text)  # names of files may hold anything
 
 
@@ -150,8 +144,8 @@ def bad_input(message):
     """Whatever fails inside is the user's to mend: BadInput with this message, "{}" in it replaced by the cause."""
     try:
         yield
-    except Exception as error:  # of files, drivers and libraries: many types
-        raise BadInput(message.replace("{}", one_line(error)[:200])) from None
+    except Exception as error:  # of files, drivers and libraries: many types; torch's second sentence is advice
+        raise BadInput(message.replace("{}", re.split(r"\. (?=[A-Z])", one_line(error))[0][:200])) from None
 
 
 def one_of(*names):
@@ -165,7 +159,7 @@ NotNegative = Annotated[float, "a number >= 0, at most 1e18", lambda v: 0 <= v <
 Fraction = Annotated[float, "a number in [0, 1)", lambda v: 0 <= v < 1]
 Count = Annotated[int, "a whole number >= 1, below 2^63", lambda v: 1 <= v < 2**63]
 Natural = Annotated[int, "a whole number >= 0, below 2^63", lambda v: 0 <= v < 2**63]
-Pair = Annotated[int, "a whole number >= 2", lambda v: v >= 2]
+TwoOrMore = Annotated[int, "a whole number >= 2", lambda v: v >= 2]
 Switch = Annotated[bool, "on or off", lambda v: True]
 Name = Annotated[str, "a value, or leave it out", len]  # an unset shell variable is empty
 
@@ -204,11 +198,11 @@ class Config:
     predictor_lr_mult: Positive = setting(1.0, "SGD", "factor on the predictor's learning rate (Note)")
 
     data: Name = setting("cifar10", "data", "cifar10 (downloaded to data/), gratings (drawn here), or a folder")
-    batch_size: Pair = setting(512, "data", "images per minibatch (Section 3)")
+    batch_size: TwoOrMore = setting(512, "data", "images per minibatch (Section 3)")
 
     eval_every: Count = setting(500, "evaluation", "samples or updates between evaluations")
     knn_k: Count = setting(200, "evaluation", "neighbours k (Section 3.1)")
-    knn_train: Count = setting(None, "evaluation", "random training images as bank; else all")
+    knn_train: TwoOrMore = setting(None, "evaluation", "random training images as bank; else all")
     knn_test: Count = setting(None, "evaluation", "random test images; else all")
     knn_features: one_of("z", "trunk") = setting("z", "evaluation", "128-d z, or the 4,096-d input of its layer (D14)")
     bn: one_of("recalibrated", "running") = setting("recalibrated", "evaluation", "BatchNorm at evaluation (D7)")
@@ -253,8 +247,6 @@ def normals(seed, step, n, rows, device="cpu"):
 
 
 # ------------------------------------------------------------------------------------------------------ network (A.2)
-
-
 class SimSiam(nn.Module):
     """Encoder + projector (1,651,392 parameters: trunk and head) and predictor (16,704) of A.2.
 
@@ -301,10 +293,7 @@ def read_checkpoint(path):
     path = Path(path) / "checkpoint.pt" if Path(path).is_dir() else path
     with bad_input(f"{path} is no checkpoint of this network ({{}})"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of foreign pickles: the line above says it
-        try:
-            saved = torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError:  # torch's own text goes on to say how to load it all the same
-            raise ValueError("Weights only load failed") from None
+        saved = torch.load(path, map_location="cpu", weights_only=True)
         weights, buffers, _ = saved["weights"], saved["buffers"], int(saved["step"])
         with torch.device("meta"):  # shapes without values
             model = SimSiam()
@@ -317,16 +306,14 @@ def read_checkpoint(path):
 
 
 # ---------------------------------------------------------------------------------------------- data and augmentation
-
-
-# Images as uint8 (N, 3, 32, 32), labels (N,) int64; `source` names the training images in config.json.
 Images = namedtuple("Images", "train train_labels test test_labels source note", defaults=[""])
 
 OTHER_DATA = "--data gratings needs no file, --data FOLDER takes train/<class>/* and test/<class>/* images"
 
 
 def load_data(data):
-    """The Images of cifar10, gratings, or a folder: torchvision's cifar-10-batches-py in it, or as OTHER_DATA says."""
+    """Images (uint8 (N, 3, 32, 32), labels (N,) int64, `source` their name in config.json) of cifar10, gratings or a
+    folder: torchvision's cifar-10-batches-py in it, or as OTHER_DATA says."""
     if data == "gratings":
         return Images(*gratings(10_000, seed=1), *gratings(2_000, seed=2), "gratings")
     if data == "cifar10" or (Path(data) / "cifar-10-batches-py").is_dir():
@@ -337,7 +324,7 @@ def load_data(data):
         differing = ", ".join(sorted({*train[2]} ^ {*test[2]})[:3])
         problem = f"only one of them has {differing}" if differing else f"here {len(train[2])}"
         raise BadInput(f"--data {data}: train/ and test/ need images of the same two or more classes: {problem}")
-    source = "images " + hashlib.sha256(train[0].numpy()).hexdigest()[:16]
+    source = "images " + hashlib.sha256(b"".join(x.numpy().tobytes() for x in train[:2] + test[:2])).hexdigest()[:16]
     return Images(*train[:2], *test[:2], source, f"{train[3]}; {test[3]}")
 
 
@@ -346,13 +333,7 @@ def cifar10(folder, train):
     from torchvision.datasets import CIFAR10  # here, for it takes as long to import as torch itself
 
     with bad_input(f"cannot get CIFAR-10 into {folder}/ ({{}}); {OTHER_DATA}"):
-        try:
-            part = CIFAR10(folder, train)
-        except RuntimeError:  # not there or not whole
-            folder.mkdir(parents=True, exist_ok=True)
-            with open(folder / ".lock", "a") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)  # of the runs that begin together one downloads, the others wait
-                part = CIFAR10(folder, train, download=True)
+        part = CIFAR10(folder, train, download=True)
     return torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets)
 
 
@@ -364,33 +345,29 @@ def image_folder(root):
         beside = ", ".join(sorted(d.name for d in root.parent.glob("[!.]*") if d.is_dir())[:3]) or "no folder"
         raise BadInput(f"--data: there is no folder {root} (beside it: {beside}); {OTHER_DATA}")
     files = [f for f in sorted(root.glob("*/**/*")) if f.is_file() and "/." not in f"/{f.relative_to(root)}"]
-    paths, resized = [f for f in files if f.suffix.lower() in Image.registered_extensions()], 0
-    names = [path.relative_to(root).parts[0] for path in paths]
-    classes = sorted(set(names))
+    paths, resized = [f for f in files if Image.registered_extensions().get(f.suffix.lower()) in Image.OPEN], 0
+    classes, labels = np.unique([path.relative_to(root).parts[0] for path in paths], return_inverse=True)
     images = np.empty((len(paths), 32, 32, 3), np.uint8)
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # beyond twice its limit Pillow refuses
     for row, path in zip(images, paths, strict=True):
         with bad_input(f"--data: cannot use the image {path} ({{}}); mend or remove it"), Image.open(path) as image:
-            deep = ";16" in str(image.tile)  # 16 bits a channel, which Pillow reads as 8
-            if deep or image.mode not in ("1", "L", "P", "RGB", "CMYK", "YCbCr") or "transparency" in image.info:
+            if image.mode not in ("1", "L", "P", "RGB", "CMYK", "YCbCr") or "transparency" in image.info:
                 raise ValueError(f"mode {image.mode}: only 8 bits a channel, no transparency")
             resized += image.size != (32, 32)
             row[:] = ImageOps.exif_transpose(image).convert("RGB").resize((32, 32))
     note = f"{one_line(root)}: {len(paths):,} images of {len(classes)} classes, {resized:,} of them resized to 32x32"
     note += f", {len(files) - len(paths):,} other files left out" * (len(files) > len(paths))
-    labels = torch.tensor([classes.index(name) for name in names])
-    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels, classes, note
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels), classes.tolist(), note
 
 
 def gratings(count, seed):
     """Ten classes of coloured sinusoidal gratings (not in the paper): (images uint8 (N, 3, 32, 32), labels (N,))."""
     rng = np.random.default_rng(seed)
     labels = np.arange(count) % 10
-    column = (count, 1, 1)
     y, x = np.mgrid[-1:1:32j, -1:1:32j].astype(np.float32)
-    angle = (labels % 5 * math.pi / 8 + rng.normal(0, 0.08, count)).reshape(column)  # 0 to 90 degrees: flips keep it
-    frequency = (np.where(labels < 5, 5.0, 15.0) * rng.lognormal(0, 0.12, count)).reshape(column)
-    wave = np.sin(frequency * (x * np.cos(angle) + y * np.sin(angle)) + rng.uniform(0, 2 * math.pi, column))
+    angle = (labels % 5 * math.pi / 8 + rng.normal(0, 0.08, count))[:, None, None]  # 0 to 90 degrees: flips keep it
+    frequency = (np.where(labels < 5, 5.0, 15.0) * rng.lognormal(0, 0.12, count))[:, None, None]
+    wave = np.sin(frequency * (x * np.cos(angle) + y * np.sin(angle)) + rng.uniform(0, 2 * math.pi, (count, 1, 1)))
     pairs = np.random.default_rng(0).uniform(0.3, 0.7, (10, 2, 3))
     low, high = (pairs[labels] + rng.normal(0, 0.03, (count, 2, 3))).transpose(1, 0, 2)[..., None, None]
     images = low + (high - low) * (0.5 + 0.5 * wave[:, None])
@@ -402,17 +379,11 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10 (D
 BRIGHTNESS, CONTRAST, SATURATION, HUE, NOTHING = range(5)
 
 
-@functools.cache
-def constant(values, device):
-    """A tensor of these numbers, copied to the device once: the host would wait for each copy to a GPU."""
-    return torch.tensor(values, device=device)
-
-
 def normalise(images):
     """uint8 or [0, 1] float images (N, 3, 32, 32) -> float32 with CIFAR-10's mean and std, channels last for speed."""
     images = images / 255 if images.dtype == torch.uint8 else images
-    mean, std = (constant(values, images.device).view(1, 3, 1, 1) for values in (MEAN, STD))
-    return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+    channels = [(x - mean) / std for x, mean, std in zip(images.unbind(dim=1), MEAN, STD, strict=True)]
+    return torch.stack(channels, dim=1).contiguous(memory_format=torch.channels_last)
 
 
 # One random view for each of n images, all (n,) but two (n, 4): `order` of the four jitters, and `factors`, by jitter.
@@ -435,7 +406,8 @@ def draw_augmentation(n, g, size=32):
     top, left = ((uniform(0, 1) * (size - x + 1)).floor() for x in (height, width))
     flip = uniform(0, 1) < 0.5
     order = uniform(0, 1, 4).argsort(dim=1)
-    factors = constant((1.0, 1.0, 1.0, 0.0), g.device) + constant((0.4, 0.4, 0.4, 0.1), g.device) * uniform(-1, 1, 4)
+    change = uniform(-1, 1, 4)
+    factors = torch.cat([1 + 0.4 * change[:, :HUE], 0.1 * change[:, HUE:]], dim=1)
     return Augmentation(top, left, height, width, flip, order, factors, uniform(0, 1) < 0.8, uniform(0, 1) < 0.2)
 
 
@@ -480,7 +452,7 @@ def apply_augmentation(images, a):
     columns = torch.where(a.flip[:, None, None], columns.flip(1), columns)
     x = rows[:, None] @ (images / 255) @ columns[:, None].transpose(2, 3)
     order = torch.where(a.jitter[:, None], a.order, NOTHING)
-    hue_at = (a.order == HUE).int().argmax(dim=1)  # blends before it, hue once, blends after it: no selection by value
+    hue_at = (a.order == HUE).int().argmax(dim=1)  # blends before it, hue, blends after it, for all images at once
     for place in range(3):
         x = blend(x, torch.where(hue_at > place, order[:, place], NOTHING), a.factors)
     x = shift_hue(x, a.factors[:, HUE] * a.jitter)
@@ -490,30 +462,26 @@ def apply_augmentation(images, a):
 
 
 # ------------------------------------------------------------------------------------------------------------- chains
-
-
 def rms(x):
     return x.norm() / x.numel() ** 0.5
 
 
 class Chain:
-    """The state of a run: network, flat W (n,) and G (n,), images on the device, steps done; `init`: a checkpoint."""
+    """The state of a run: network, flat W (n,), G (n,), images, steps done; `init`: a network, taken over, or None."""
 
     def __init__(self, cfg, data, init, device):
         self.cfg, self.device, self.step = cfg, device, 0
-        self.model = initial_network(cfg.seed).to(device)
+        self.model = (init or initial_network(cfg.seed)).to(device).train()
         self.data = Images(*(x.to(device) for x in data[:4]), *data[4:])
         self.W, self.G = flatten_parameters(self.model)
         self.momentum = torch.zeros_like(self.W)
-        if init:
-            self.restore({"weights": init["weights"], "buffers": init["buffers"], "step": 0})
         self.start = self.W.clone()
         self.per_epoch = len(data.train) // cfg.batch_size  # the last incomplete batch is dropped (D11)
         self.length, self.gradients_per_step = cfg.updates or cfg.epochs * self.per_epoch, 1
         if cfg.method == "sghmc":
             calls = 2 * cfg.L - 1 if cfg.batch_per == "kick" else cfg.L
             self.length, self.gradients_per_step = cfg.samples, calls * (cfg.energy_scale > 0)
-        self.optimisers = sgd_optimisers(self) if cfg.method == "sgd" else ()
+        self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=cfg.precision == "bf16")
         self.finite = torch.tensor(True, device=device)  # W, statistics and U of all steps so far
         self.energies, self.measures = [], {}  # U of each step since the last save; columns of the last step
 
@@ -547,17 +515,14 @@ class Chain:
         kicks = self.cfg.method == "sghmc" and self.cfg.batch_per == "kick" and self.step > 0
         return self.views(max(self.step - 1, 0), 2 * self.cfg.L - 2 if kicks else 0)
 
-    def autocast(self):
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.cfg.precision == "bf16")
-
     def encode(self, view1, view2):
         """(z1, z2): each view is a forward pass of its own (D7)."""
-        with self.autocast():
+        with self.autocast:
             return self.model.encoder(view1), self.model.encoder(view2)
 
     def predict(self, z1, z2):
         """(p1, z1, p2, z2), the arguments of the energy."""
-        with self.autocast():
+        with self.autocast:
             p1, p2 = self.model.predictor(z1), self.model.predictor(z2)
         return p1, z1, p2, z2
 
@@ -583,7 +548,7 @@ def posterior_gradient(chain, X, kick):
     chain.W.copy_(X)
     if cfg.energy_scale > 0:
         U = chain.gradient(*chain.encode(*chain.views(chain.step, kick)))
-        g = chain.G if cfg.energy_scale == 1 else cfg.energy_scale * chain.G
+        g = cfg.energy_scale * chain.G
     if cfg.prior_std:
         g = g + X / cfg.prior_std**2
     return U, g
@@ -625,38 +590,30 @@ def learning_rate(cfg, epoch):
     return cfg.lr * (1 + math.cos(math.pi * done)) / 2 if cfg.cosine else cfg.lr
 
 
-def sgd_optimisers(chain):
-    """torch's SGD on the encoder's and on the predictor's part of W; their momentum is kept in chain.momentum."""
-    cfg, optimisers = chain.cfg, []
-    n = sum(p.numel() for p in chain.model.encoder.parameters())
-    for part in (slice(0, n), slice(n, None)):
-        weights = nn.Parameter(chain.W[part])
-        weights.grad = chain.G[part]
-        optimiser = torch.optim.SGD([weights], lr=cfg.lr, momentum=cfg.momentum, weight_decay=cfg.weight_decay)
-        optimiser.state[weights]["momentum_buffer"] = chain.momentum[part]
-        optimisers.append(optimiser)
-    return optimisers
+def sgd_step(chain, part, lr):
+    """A step of SGD on a slice of W: m = momentum m + G + weight_decay W, W -= lr m, as torch.optim.SGD has it."""
+    W, G, m = (x[part] for x in (chain.W, chain.G, chain.momentum))
+    m.mul_(chain.cfg.momentum).add_(G.add(W, alpha=chain.cfg.weight_decay))
+    W.add_(m, alpha=-lr)
 
 
 def sgd_update(chain):
     """One update of encoder and predictor by SGD (A.5): (U, its columns). Before it come predictor_steps - 1 updates
     of the predictor alone, on the same encodings (Note); their gradients stop at z: grad_evals does not count them."""
-    cfg, (encoder, predictor) = chain.cfg, chain.optimisers
-    lr = learning_rate(cfg, chain.step // chain.per_epoch)
-    encoder.param_groups[0]["lr"], predictor.param_groups[0]["lr"] = lr, lr * cfg.predictor_lr_mult
+    cfg, lr = chain.cfg, learning_rate(chain.cfg, chain.step // chain.per_epoch)
+    n = sum(p.numel() for p in chain.model.encoder.parameters())
+    encoder, predictor = slice(0, n), slice(n, None)
     z1, z2 = chain.encode(*chain.views(chain.step))
     for _ in range(cfg.predictor_steps - 1):
         chain.gradient(z1.detach(), z2.detach())
-        predictor.step()
+        sgd_step(chain, predictor, lr * cfg.predictor_lr_mult)
     U = chain.gradient(z1, z2)
-    grad_norm = chain.G.norm()
-    encoder.step()
-    predictor.step()
-    return U, {"grad_norm": grad_norm}
+    sgd_step(chain, encoder, lr)
+    sgd_step(chain, predictor, lr * cfg.predictor_lr_mult)
+    return U, {"grad_norm": chain.G.norm()}
 
 
 # ----------------------------------------------------------------------------------------------- k-NN and diagnostics
-
 BLOCK = 1024  # images or queries at a time: bounds the memory of an evaluation
 RECALIBRATION = 8192  # images of the bank from which the BatchNorm statistics are estimated anew (D7)
 KNN_T = 0.1  # votes weigh exp((cos - 1) / KNN_T), as Wu et al. (2018) do
@@ -664,29 +621,22 @@ KNN_T = 0.1  # votes weigh exp((cos - 1) / KNN_T), as Wu et al. (2018) do
 
 @contextlib.contextmanager
 def full_float32():
-    """No gradients and no TF32: near collapse the differences between features shrink with their variance, and TF32
-    would report chance too early. (Matrix products are free of it by torch's default.)"""
+    """No gradients and no TF32, which near collapse would report chance too early. (Products have none by default.)"""
     with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         yield
 
 
 def recalibrate(model, images):
-    """Replace all running statistics by the cumulative average over these uint8 images, as W is now (D7)."""
-    for m in model.modules():
-        if isinstance(m, nn.modules.batchnorm._BatchNorm):
-            m.reset_running_stats()
-            m.momentum = None  # cumulative average
-    model.train()
-    z = torch.cat([model.encoder(normalise(block)) for block in images.split(BLOCK)])
-    if len(z) > 1:  # one row has no variance
-        model.predictor(z)
+    """Replace all running statistics by their mean over blocks of these uint8 images, as W is now (D7)."""
+    blocks = [b for b in images.split(BLOCK) if len(b) > BLOCK // 2] or [images]  # a short one would count as a whole
+    torch.optim.swa_utils.update_bn(map(normalise, blocks), model)
 
 
 def load_model(path, recalibrate_on=None):
     """The SimSiam network of a checkpoint or sample, in evaluation mode: normalise(uint8 images) -> (p, z).
 
-    recalibrate_on: uint8 training images (N, 3, 32, 32) for the BatchNorm statistics, as `--bn recalibrated` does (D7);
-    without, they are the chain's, which lag behind W. BadInput: no such file; ValueError: no such images.
+    recalibrate_on: uint8 training images (N, 3, 32, 32) for the BatchNorm statistics (`--bn recalibrated` takes 8,192,
+    D7); None: those of the chain, which lag behind W. BadInput: no such file; ValueError: no such images.
     """
     model, saved = initial_network(0), read_checkpoint(path)
     nn.utils.vector_to_parameters(saved["weights"], model.parameters())
@@ -694,8 +644,7 @@ def load_model(path, recalibrate_on=None):
     if recalibrate_on is not None:
         if recalibrate_on.dtype != torch.uint8 or len(recalibrate_on) < 2:
             raise ValueError("recalibrate_on: give two or more uint8 images (N, 3, 32, 32)")
-        with full_float32():
-            recalibrate(model, recalibrate_on)
+        recalibrate(model, recalibrate_on)
     return model.eval()
 
 
@@ -780,16 +729,16 @@ def batch_measures(chain):
     return row | centering(chain, z1, z2)
 
 
-def fixed_subset(images, labels, count, kick):
+def fixed_subset(images, labels, count, which):
     """The first `count` of a fixed random order (all, in their own order, if None): the same in every run."""
     if count is None or count == len(images):
         return images, labels
-    chosen = torch.randperm(len(images), generator=generator(0, "subset", kick=kick))[:count].to(images.device)
+    chosen = torch.randperm(len(images), generator=generator(0, "subset", kick=which))[:count].to(images.device)
     return images[chosen], labels[chosen]
 
 
 def representation(cfg, model, data):
-    """The k-NN and geometry columns of a network, whose statistics are estimated anew (D7); None if not finite."""
+    """The k-NN and geometry columns of `model`, whose statistics and mode are changed (D7); None if not finite."""
     bank, bank_labels = fixed_subset(data.train, data.train_labels, cfg.knn_train, 0)
     test, test_labels = fixed_subset(data.test, data.test_labels, cfg.knn_test, 1)
     if cfg.bn == "recalibrated":
@@ -824,7 +773,6 @@ def evaluate(chain):
 
 
 # ---------------------------------------------------------------------------------------------------------------- run
-
 METRICS = (
     "step grad_evals energy loss negative_cos knn knn_centered center effective_rank dead_samples mi entropy entropy_z "
     "o_z centering kinetic_temperature drift_to_noise distance weight_rms grad_norm collapsed at_chance seconds"
@@ -835,7 +783,7 @@ NOT_IN_IDENTITY = ("samples", "updates", "eval_every", "keep_every", "device", "
 
 
 def identity(cfg, chain):
-    """What a chain and its tables are a function of: settings, and the content of the data and of --init."""
+    """What a chain and its tables are a function of: settings, content of the data, and the weights of --init."""
     own = {name: value for name, value in asdict(cfg).items() if name not in NOT_IN_IDENTITY}
     start = hashlib.sha256(chain.start.cpu().numpy()).hexdigest()[:16] if cfg.init else None
     return own | {"data": chain.data.source, "init": start, "version": VERSION}
@@ -891,15 +839,15 @@ def tables(rows, energies, gradients_per_step):
 def saved_run(path, mine, gradients_per_step):
     """The checkpoint of the folder to go on from, None if nothing was saved yet; BadInput unless all in it fits.
 
-    A save writes the tables before the checkpoint, the first one before the first row. So a kill leaves tables that
-    begin with what the checkpoint holds, and the rows behind it are computed again. Any others were changed or lost.
+    A save writes the tables, then the checkpoint; the very first has no rows yet. So after a kill the tables begin with
+    what the checkpoint holds, and later rows are computed again. Tables that do not were changed, or rows were lost.
     """
     checkpoint, saved, rows, energies = path / "checkpoint.pt", None, [], []
     remedy = "put it back or choose another --out"
     if checkpoint.exists():
         saved = read_checkpoint(checkpoint)
         with bad_input(f"{checkpoint} is the checkpoint of no run ({{}}); {remedy}"):
-            theirs, rows, energies = dict(saved["identity"]), saved["rows"], saved["energies"]
+            theirs, rows, energies, _ = dict(saved["identity"]), saved["rows"], saved["energies"], saved["seconds"]
         differing = [f"{k} (there {theirs.get(k)}, here {v})" for k, v in mine.items() if theirs.get(k) != v]
         if differing:
             raise BadInput(f"{checkpoint} is of another chain: {', '.join(differing)}; choose another --out")
@@ -916,11 +864,11 @@ def saved_run(path, mine, gradients_per_step):
 class Run:
     """A chain in its folder: the one loop of both methods, with tables, checkpoints and signals."""
 
-    def __init__(self, cfg, signals):
-        """Read and check everything first: bad input must not change a file. `signals` fills with those received."""
+    def __init__(self, cfg, signals, held):
+        """Read and check all first: bad input must not change a file. The ExitStack `held` unlocks the folder."""
         self.cfg, self.signals, self.terminal = cfg, signals, sys.stdout is not None and sys.stdout.isatty()
         device = pick_device(cfg.device)
-        init = read_checkpoint(cfg.init) if cfg.init else None
+        init = load_model(cfg.init) if cfg.init else None
         self.say(f"images: {cfg.data}", rewritten=True)  # a folder takes its time
         data = load_data(cfg.data)
         check_sizes(cfg, data)
@@ -928,9 +876,9 @@ class Run:
         self.identity, self.path = identity(cfg, self.chain), Path(cfg.out) if cfg.out else default_folder(cfg)
         with bad_input(f"--out {self.path}: cannot make this folder ({{}}); choose another"):
             self.path.mkdir(parents=True, exist_ok=True)
-            self.lock = open(self.path / ".lock", "a")  # gone with this process, however that ends
+            lock = held.enter_context(open(self.path / ".lock", "a"))  # gone with this process, however that ends
         with bad_input(f"--out {self.path} is in use by another process; wait for it or choose another"):
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         saved = saved_run(self.path, self.identity, self.chain.gradients_per_step)
         self.rows, self.energies, seconds = [], [], 0.0  # of both tables; spent by earlier processes
         if saved:
@@ -947,10 +895,9 @@ class Run:
         config["test images per class"] = chain.data.test_labels.bincount().tolist()
         on = config["made by"]["device"]
         self.say(f"{one_line(self.path)}: {cfg.method} on {on}, {left:,} steps from step {chain.step:,}")
-        self.say(f"cost: {left * chain.gradients_per_step:,} gradients at batch {cfg.batch_size}")
+        kept = f", {left // cfg.keep_every:,} kept samples of {len(chain.W) * 4e-6:.2g} MB" if cfg.keep_every else ""
+        self.say(f"cost: {left * chain.gradients_per_step:,} gradients at batch {cfg.batch_size}{kept}")
         self.say(f"images: {chain.data.note or cfg.data}")
-        if cfg.keep_every:
-            self.say(f"kept samples: {left // cfg.keep_every:,}, {len(chain.W) * 4e-9:.2g} GB each")
         if cfg.method == "sghmc" and cfg.sg:
             self.say("note: a stop-gradient field is the gradient of no energy, so this chain samples no posterior")
         if not self.rows:
@@ -964,7 +911,7 @@ class Run:
         while chain.step < chain.length and not self.signals:
             self.step()
             self.progress(chain.step - first, time.monotonic() - began)
-        if self.signals:
+        if self.signals and chain.step < chain.length:
             self.save()
             raise RunStopped(f"saved at step {chain.step}; the same command goes on from there", 128 + self.signals[0])
         self.say(summary(self.rows, cfg.knn_test or len(chain.data.test)))
@@ -975,7 +922,7 @@ class Run:
         cfg, chain = self.cfg, self.chain
         chain.advance()
         keep = cfg.keep_every and chain.step % cfg.keep_every == 0
-        if chain.device.type == "cpu" or keep:  # elsewhere this look would wait for the step; save looks, too
+        if chain.device.type == "cpu" or keep:  # on a GPU this would wait for the step; there save() looks
             self.check_finite()
         if keep:  # before the checkpoint: a kill between them would lose the sample
             (self.path / "samples").mkdir(exist_ok=True)
@@ -988,10 +935,9 @@ class Run:
     def check_finite(self, finite=True):
         """RunStopped if U, W or statistics were not finite since the last save: nothing bad is saved."""
         if not (finite and self.chain.finite):
-            eps = "--eps (leapfrog is stable for eps < 2 sqrt(M / k), k the largest curvature of the energy)"
+            smaller = "--lr" if self.cfg.method == "sgd" else "--eps (stable below 2 sqrt(M / curvature of U))"
             text = f"energy, weights or features are not finite at step {self.chain.step}; the last good state is "
-            text += f"{self.path}/checkpoint.pt; try a smaller {'--lr' if self.cfg.method == 'sgd' else eps}"
-            raise RunStopped(text, 3)
+            raise RunStopped(f"{text}{self.path}/checkpoint.pt; try a smaller {smaller}", 3)
 
     def evaluate(self):
         """Add the row of metrics.csv for W as it is now, and save."""
@@ -1057,17 +1003,16 @@ def check_sizes(cfg, data):
 
 def summary(rows, tests):
     """The verdict, from the first and the last row of metrics.csv; k-NN was taken on this many test images."""
-    start, end, last = rows[0]["knn"], rows[-1]["knn"], rows[-1]
-    text = "done: collapsed: {collapsed} (centre ratio {center:.4f}), at chance: {at_chance}, k-NN ".format(**last)
-    error = math.sqrt(end * (1 - end) / tests)
-    text += f"{start:.2%} at the start, {end:.2%} at step {last['step']:,} (standard error {error:.2%})"
-    ratio = "\nin the first drift of the last sample the gradient's part was {drift_to_noise:.1g} of the noise's"
-    return text + (ratio.format(**last) if "drift_to_noise" in last else "")
+    start, last = rows[0]["knn"], rows[-1]
+    error = math.sqrt(last["knn"] * (1 - last["knn"]) / tests)
+    text = "done: collapsed: {collapsed} (centre ratio {center:.4f}), at chance: {at_chance}, k-NN {start:.2%} at the "
+    text += "start, {knn:.2%} at step {step:,} (standard error {error:.2%})"
+    if "drift_to_noise" in last:
+        text += "\nin the first drift of the last sample the gradient's part was {drift_to_noise:.1g} of the noise's"
+    return text.format(start=start, error=error, **last)
 
 
 # ------------------------------------------------------------------------------------------------------- command line
-
-
 class Parser(argparse.ArgumentParser):
     def error(self, message):
         raise BadInput(f"{message} (--help lists the settings)")
@@ -1078,7 +1023,7 @@ def parse(argv):
     parser = Parser(
         usage="python simsiam_sghmc.py [SETTING VALUE] ...", description=__doc__.split("\n\n")[0],
         epilog="The same command again resumes. [ ]: default; D1 ...: docs/decisions.md.",
-        formatter_class=functools.partial(argparse.HelpFormatter, max_help_position=34, width=120),
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=120),
         allow_abbrev=False, argument_default=argparse.SUPPRESS,
     )  # fmt: skip
     groups = {}
@@ -1131,21 +1076,23 @@ def main(argv=None):
     """The command line. Exit codes: 0 done, 2 bad input, 3 stopped at run time, 130, 141 and 143 by a signal."""
     try:
         cfg = parse(argv)
-        with caught_signals() as signals:
-            run = Run(cfg, signals)
+        with caught_signals() as signals, contextlib.ExitStack() as held:
+            run = Run(cfg, signals, held)
             keep_freed_memory()  # not before: what loading the data needed for a moment would be kept too
             run.go()
         return 0
-    except (BadInput, RunStopped) as error:  # kept, it would keep the run, and with it the lock
-        message, code = (*error.args, 2)[:2]
+    except BadInput as error:
+        message, code = str(error), 2
+    except RunStopped as error:
+        message, code = error.args
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
+        if isinstance(error, RuntimeError) and "allocate" not in str(error):
             raise
         code, message = 3, f"out of memory ({one_line(error)[:80]}); give a smaller --batch-size"
     except OSError as error:  # disk full, folder gone: write_whole left the last checkpoint as it was
         code, message = 3, f"cannot write the run ({one_line(error)}); mend that, then the same command goes on"
     if code != 128 + signal.SIGPIPE:  # nobody reads: quiet, as other tools are
-        print(f"simsiam_sghmc: {one_line(message)}", file=sys.stderr)
+        print("\r\033[K" * os.isatty(2) + f"simsiam_sghmc: {one_line(message)}", file=sys.stderr)  # see Run.say
     return code
 
 

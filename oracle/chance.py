@@ -179,7 +179,7 @@ def normal_distribution(x):
     a, h = k / 2048, x - k / 2048
     slope = np.exp(-a * a / 2) / math.sqrt(2 * math.pi)
     return table()[(k + 12 * 2048).astype(int)] + slope * h * (1 - a * h / 2 + (a * a - 1) * h * h / 6
-                                                              + (3 * a - a**3) * h**3 / 24)
+                                                              + (3 - a * a) * a * h * h * h / 24)
 
 
 def distance(x, F=normal_distribution):

@@ -6,6 +6,7 @@ all observations. An answer of zeros alone names nobody.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -46,7 +47,7 @@ class Observation:
         return {name for name, (got, _, bound) in self.parts.items() if name in others
                 and same(got, others[name], bound)}
 
-    @property
+    @cached_property
     def wrong(self):
         return set(self.parts) - self.near({name: right for name, (_, right, _) in self.parts.items()})
 

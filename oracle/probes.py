@@ -74,22 +74,33 @@ class Seen:
     offset: np.ndarray
 
 
+def moved(impl, case, base, key, which=slice(None)):
+    """By how much X_0 .. X_L move for a unit of one input, at one coordinate or at all."""
+    return (path(impl, changed(case, *key, which)) - base) / CHANGE[key[0]]
+
+
+RIGHT = {}  # case -> X_0 .. X_L of Algorithm 1, and how they move for each input
+
+
+def right_responses(case):
+    key = case.key()
+    if key not in RIGHT:
+        base = path(NUMPY, case)
+        RIGHT[key] = base, {name: moved(NUMPY, case, base, name) for name in inputs(case)}
+    return RIGHT[key]
+
+
 def responses(impl, case, alone=None):
     """What is Seen of an implementation at a case; Broken if it does not go through L positions. alone: coordinates
     that are changed one at a time; all of them by default, and then no change of all at once is needed."""
-    base, right_base = path(impl, case), path(NUMPY, case)
+    base, (right_base, right) = path(impl, case), right_responses(case)
     scale = max(abs(right_base).max(), abs(base).max())
     error = {kind: 64 * float(impl.u) * scale / CHANGE[kind] for kind in CHANGE}
-    own, right, cross, every = {}, {}, {}, slice(None)
-    for kind, row in inputs(case):
-        key, size = (kind, row), CHANGE[kind]
-
-        def moved(impl, base, which, kind=kind, row=row, size=size):
-            return (path(impl, changed(case, kind, row, which)) - base) / size
-
-        right[key] = moved(NUMPY, right_base, every)
-        one = {i: moved(impl, base, i) for i in (range(case.n) if alone is None else alone)}
-        own[key] = moved(impl, base, every) if alone is not None else np.array([x[:, i] for i, x in one.items()]).T
+    own, cross = {}, {}
+    for key in inputs(case):
+        kind = key[0]
+        one = {i: moved(impl, case, base, key, i) for i in (range(case.n) if alone is None else alone)}
+        own[key] = moved(impl, case, base, key) if alone is not None else np.array([x[:, i] for i, x in one.items()]).T
         cross[key] = {i: x for i, x in one.items() if (abs(np.delete(x, i, axis=1)) > error[kind]).any()}
     return Seen(case, own, right, cross, error, base[-1] - right_base[-1])
 

@@ -47,6 +47,7 @@ class Part:
         used, both = self.extremes()
         if not all(np.isfinite(x).all() for x in both):
             return False
+        both = both[:1] if (both[0] == both[1]).all() else both
         return all(close(decimals(x), self.want[used], self.bound[used]).all() for x in both)
 
     def in_floats(self):

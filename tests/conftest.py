@@ -11,15 +11,14 @@ else:
     import torch
     from hypothesis import settings
     from PIL import Image
+    from slim_network import SlimSimSiam
 
     import simsiam_sghmc
+    from simsiam_sghmc import SimSiam
 
     settings.register_profile("program", deadline=None, database=None, derandomize=bool(os.environ.get("CI")))
     settings.load_profile("program")
-    # One thread: batches of 4 leave others nothing to do but wait, on a busy machine for longer than the work takes.
-    # The same for the processes that tests start: the bits of a run depend on the number.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # set in ../conftest.py
     SMALL = "--batch-size 4 --knn-k 3 --eval-every 2".split()
 
     @pytest.fixture(scope="session")
@@ -45,6 +44,22 @@ else:
         simsiam_sghmc.load_data = lambda where: data if where == place else read(where)
         yield
         simsiam_sghmc.load_data = read
+
+    @pytest.fixture(scope="session", autouse=True)
+    def slim_network():
+        """All tests run with SlimSimSiam as the program's network, but those that ask for whole_network."""
+        simsiam_sghmc.SimSiam = SlimSimSiam
+        yield
+        simsiam_sghmc.SimSiam = SimSiam
+
+    def network_of_a2():
+        """The test runs with the network of A.2 itself, of 1,668,096 parameters; the folders of `chains` do not fit."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(simsiam_sghmc, "SimSiam", SimSiam)
+            yield
+
+    whole_network = pytest.fixture(network_of_a2)
+    whole_network_in_this_file = pytest.fixture(network_of_a2, scope="module")
 
     def command(pictures, out, line):
         words = line.split()

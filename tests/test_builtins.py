@@ -434,8 +434,8 @@ def test_the_torch_energy_refuses_unknown_similarities_and_shapes_that_differ():
 
     from simsiam_sghmc import energy
 
-    x, row, none = torch.ones(3, 2), torch.ones(1, 2), torch.ones(0, 2)
-    wrong = ((x,) * 4, "cosine"), ((x, x, x, row), "abscos"), ((x, row, x, x), "l2"), ((none,) * 4, "cos")
-    for rows, similarity in wrong:
-        with pytest.raises(ValueError, match="give abscos, cos or l2, and four .B, d. of one shape"):
+    x, row, shapes = torch.ones(3, 2), torch.ones(1, 2), ((0, 2), (3, 0), (3,), (3, 2, 1))
+    wrong = [((x,) * 4, "cosine"), ((x, x, x, row), "abscos"), ((x, row, x, x), "l2")]
+    for rows, similarity in wrong + [((torch.ones(shape),) * 4, "cos") for shape in shapes]:
+        with pytest.raises(ValueError, match="give four .B, d. of one shape, not empty, and abscos, cos or l2"):
             energy(*rows, False, similarity)

@@ -6,7 +6,6 @@ import datetime
 import itertools
 import json
 import math
-import os
 import re
 from pathlib import Path
 
@@ -62,9 +61,7 @@ def recorded_sample(c, monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize("settings", [{}, {"mass": 4.0}, {"L": 3, "alpha": 0.1}, {"velocity_std": 0.1}])
-def test_a_sample_of_the_chain_is_the_numpy_references_on_the_same_gradients(chain, monkeypatch, settings):
-    c = chain(eps=0.01, **settings)
+def assert_sample_is_the_numpy_references(c, monkeypatch):
     seen = recorded_sample(c, monkeypatch)
     w, z = seen["w"].double().numpy(), [row.double().numpy() for row in seen["z"]]
     gradients = iter([g.double().numpy() for g in seen["g"]] + [np.zeros_like(w)])  # the last one never reaches W
@@ -74,6 +71,17 @@ def test_a_sample_of_the_chain_is_the_numpy_references_on_the_same_gradients(cha
     size = abs(w).max() + own["L"] * own["eps"] * 7 * max(own["mass"] ** -0.5, 1)
     assert abs(c.W.double().numpy() - wanted).max() <= 40 * own["L"] * 2.0**-24 * size
     assert abs(wanted - w).max() > 1e-3
+
+
+@pytest.mark.parametrize("settings", [{}, {"mass": 4.0}, {"L": 3, "alpha": 0.1}, {"velocity_std": 0.1}])
+def test_a_sample_of_the_chain_is_the_numpy_references_on_the_same_gradients(chain, monkeypatch, settings):
+    assert_sample_is_the_numpy_references(chain(eps=0.01, **settings), monkeypatch)
+
+
+def test_a_sample_of_the_whole_network_is_the_numpy_references_on_the_same_gradients(chain, whole_network, monkeypatch):
+    c = chain(eps=0.01, mass=4.0, alpha=0.1, velocity_std=0.5)
+    assert_sample_is_the_numpy_references(c, monkeypatch)
+    assert c.W.shape == (1_668_096,)
 
 
 def test_the_first_normal_alone_is_scaled_by_velocity_std(chain, monkeypatch):
@@ -293,21 +301,25 @@ def test_sgd_is_torchs_optimiser_on_the_networks_own_parameters(chain, settings)
     assert (c.step, c.gradients_per_step) == (9, 1)
 
 
+def parameters_of(module):
+    return sum(p.numel() for p in module.parameters())
+
+
 def test_extra_predictor_steps_move_the_predictor_alone(chain, monkeypatch):
     still = {"warmup_epochs": 0, "momentum": 0.0, "weight_decay": 0.0}  # then no gradient means no move
     one, many = (chain(method="sgd", predictor_steps=k, **still) for k in (1, 4))
-    n = 1_651_392
-    moved, step = [], torch.optim.SGD.step
-    predictor = many.optimisers[1]
+    n = parameters_of(one.model.encoder)
+    moved, step = [], s.sgd_step
 
-    def recording(self, *args):
+    def recording(*args):
         before = many.W.clone()
-        step(self, *args)
-        moved.append((self is predictor, torch.equal(before[:n], many.W[:n]), torch.equal(before[n:], many.W[n:])))
+        step(*args)
+        moved.append([part for part, at in parts.items() if not torch.equal(before[at], many.W[at])])
 
-    monkeypatch.setattr(torch.optim.SGD, "step", recording)
+    parts = {"encoder": slice(0, n), "predictor": slice(n, None)}
+    monkeypatch.setattr(s, "sgd_step", recording)
     s.sgd_update(many)
-    assert moved == [(True, True, False)] * 3 + [(False, False, True), (True, True, False)]
+    assert moved == [["predictor"]] * 3 + [["encoder"], ["predictor"]]
     monkeypatch.undo()
     s.sgd_update(one)
     assert many.gradients_per_step == one.gradients_per_step == 1  # whole ones are counted
@@ -318,7 +330,7 @@ def test_predictor_lr_mult_scales_the_predictors_move_alone(chain):
     one, half = (chain(method="sgd", predictor_lr_mult=m, warmup_epochs=0) for m in (1.0, 0.5))
     s.sgd_update(one)
     s.sgd_update(half)
-    n = 1_651_392
+    n = parameters_of(one.model.encoder)
     assert torch.equal(one.W[:n], half.W[:n])
     assert torch.allclose((half.W - half.start)[n:], (one.W - one.start)[n:] / 2, atol=1e-7)
 
@@ -366,17 +378,24 @@ def test_a_resumed_chain_is_the_uninterrupted_one_bit_for_bit(run, begun, chains
     assert_same_run(chains[4], folder)
 
 
-BF16 = "--no-sg --L 1 --precision bf16 --batch-per sample --samples"
-OTHERS = [pytest.param(BF16, marks=pytest.mark.long), "--method sgd --updates"]
-
-
-@pytest.mark.parametrize("line", OTHERS)
-def test_a_resumed_run_in_bf16_or_by_sgd_is_the_uninterrupted_one_bit_for_bit(run, line):
+def assert_resumed_is_uninterrupted(run, line):
     whole, parts = run(f"{line} 4", "whole"), run(f"{line} 2", "parts")
     assert whole[0] == parts[0] == 0
     code, out, _, folder = run(f"{line} 4", "parts")
     assert code == 0 and "from step 2" in out
     assert_same_run(whole[3], folder)
+
+
+@pytest.mark.parametrize("line", [
+    "--no-sg --L 1 --precision bf16 --batch-per sample --samples", "--method sgd --updates"
+])  # fmt: skip
+def test_a_resumed_run_in_bf16_or_by_sgd_is_the_uninterrupted_one_bit_for_bit(run, line):
+    assert_resumed_is_uninterrupted(run, line)
+
+
+def test_a_resumed_chain_of_the_whole_network_is_the_uninterrupted_one_bit_for_bit(run, whole_network, tmp_path):
+    assert_resumed_is_uninterrupted(run, "--no-sg --batch-size 2 --knn-train 4 --knn-test 4 --L 1 --samples")
+    assert torch.load(tmp_path / "parts/checkpoint.pt", weights_only=True)["weights"].shape == (1_668_096,)
 
 
 def test_the_same_command_gives_the_same_bits(run, chains):
@@ -416,7 +435,8 @@ def test_config_json_says_what_the_numbers_may_depend_on(chains):
 
 def test_what_a_run_reads_and_keeps_is_said_at_its_start(run):
     out = run("--no-sg --samples 4 --energy-scale 0 --keep-every 2")[1]
-    assert "train: 24 images of 3 classes" in out and "kept samples: 2, 0.0067 GB each" in out
+    assert "train: 24 images of 3 classes" in out
+    assert ", 2 kept samples of 0.22 MB" in out  # the slim network's 54,728 float32 numbers
     assert "kept" not in run("--no-sg --samples 1", "other")[1]
 
 
@@ -552,6 +572,16 @@ def test_recalibration_is_the_average_of_batch_statistics(chain):
         before_norm = [convolution(x).transpose(0, 1).flatten(1), c.model.predictor[0](c.model.encoder(x)).T]
     wanted = [y for rows in before_norm for y in (rows.mean(dim=1), rows.var(dim=1), torch.tensor(1))]
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(found, wanted, strict=True))  # the last: one batch
+
+
+def test_a_short_last_block_does_not_count_as_a_whole_one(chain, monkeypatch):
+    monkeypatch.setattr(s, "BLOCK", 11)  # of 24 images: 11, 11 and 2
+    c, stems = chain(), []
+    for images in (c.data.train, c.data.train[:22]):
+        with s.full_float32():
+            s.recalibrate(c.model, images)
+        stems.append(c.model.encoder.trunk[5].running_var.clone())
+    assert torch.equal(*stems)
 
 
 def documented(first):

@@ -16,6 +16,7 @@ from torch import nn
 
 import simsiam_sghmc as s
 
+pytestmark = pytest.mark.usefixtures("whole_network_in_this_file")
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10's training images
 K = 7
 CASES = {
@@ -54,7 +55,7 @@ def images():
 
 
 def beginning(kind, data):
-    """{"weights", "buffers"} to start from: weights of another seed, running statistics that are of no batch.
+    """A network to start from: weights of another seed, running statistics that are of no batch.
 
     For "start" the units fire later, so that some images fire none.
     """
@@ -64,21 +65,21 @@ def beginning(kind, data):
             firing = evaluated(model, subset(data.train, 30, 0), data.test)[0]
             model.encoder.head[0].bias -= firing.amax(dim=1).quantile(0.3)
     g = torch.Generator().manual_seed(7)
-    buffers = {name: b.clone() for name, b in model.named_buffers()}
-    for b in buffers.values():
+    for b in model.buffers():
         if b.is_floating_point():
             b[:] = 0.01 + 0.05 * torch.rand(b.shape, generator=g)
-    return {"weights": nn.utils.parameters_to_vector(model.parameters()).detach(), "buffers": buffers}
+    return model
 
 
 @pytest.fixture(scope="module", params=CASES)
-def case(request):
+def case(request, whole_network_in_this_file):
     """A chain after two steps (or none), its row by evaluate, and what the last step saw."""
     data, settings = images(), CASES[request.param]
-    start = beginning(request.param, data)
+    network = beginning(request.param, data)
+    start = nn.utils.parameters_to_vector(network.parameters()).double().detach().numpy()
     cfg = s.Config(**{"batch_size": 6, "knn_k": K, **settings})
-    chain = s.Chain(cfg, data, start, torch.device("cpu"))
-    case = SimpleNamespace(name=request.param, cfg=cfg, chain=chain, start=start["weights"].double().numpy(), calls=0)
+    chain = s.Chain(cfg, data, network, torch.device("cpu"))
+    case = SimpleNamespace(name=request.param, cfg=cfg, chain=chain, start=start, calls=0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(s, "sghmc_step", recording(s.sghmc_step, case))
         gradient = chain.gradient
@@ -181,13 +182,13 @@ def minibatch(case):
 
 
 def predictor(case, z):
-    """p (B, 128) of z (B, 128) by the predictor's two layers, with the batch's own statistics between them."""
+    """p (..., B, 128) of batches z by the predictor's two layers, with the batch's own statistics between them."""
     first, norm, _, last = case.chain.model.predictor
     W1, b1, gamma, beta, W2, b2 = (
         x.detach().double().numpy() for x in (first.weight, first.bias, norm.weight, norm.bias, last.weight, last.bias)
     )
     h = z @ W1.T + b1
-    h = gamma * (h - h.mean(axis=0)) / np.sqrt(h.var(axis=0) + 1e-5) + beta
+    h = gamma * (h - h.mean(axis=-2, keepdims=True)) / np.sqrt(h.var(axis=-2, keepdims=True) + 1e-5) + beta
     return h.clip(0) @ W2.T + b2
 
 
@@ -195,7 +196,7 @@ def predictor(case, z):
 
 
 def norms(x):
-    return np.sqrt((x**2).sum(axis=1, keepdims=True))
+    return np.sqrt((x**2).sum(axis=-1, keepdims=True))
 
 
 def unit(x):
@@ -203,14 +204,16 @@ def unit(x):
 
 
 def pair_cosines(p1, z1, p2, z2):
-    return (unit(p1) * unit(z2)).sum(axis=1), (unit(p2) * unit(z1)).sum(axis=1)
+    return (unit(p1) * unit(z2)).sum(axis=-1), (unit(p2) * unit(z1)).sum(axis=-1)
 
 
 def potential(p1, z1, p2, z2, similarity):
     if similarity == "l2":
-        return (((p1 - z2) ** 2).sum(axis=1) / 4 + ((p2 - z1) ** 2).sum(axis=1) / 4).mean()
+        return (((p1 - z2) ** 2).sum(axis=-1) / 4 + ((p2 - z1) ** 2).sum(axis=-1) / 4).mean(axis=-1)
     one, two = pair_cosines(p1, z1, p2, z2)
-    return 1 - (one + two).mean() / 2 if similarity == "cos" else -np.log(((abs(one) + abs(two)) / 2).mean())
+    if similarity == "cos":
+        return 1 - (one + two).mean(axis=-1) / 2
+    return -np.log(((abs(one) + abs(two)) / 2).mean(axis=-1))
 
 
 @column
@@ -360,10 +363,10 @@ def centering(case):
         return potential(predictor(case, a1), targets[0], predictor(case, a2), targets[1], case.cfg.similarity)
 
     gradient = np.zeros((2, *z1.shape))
-    for at in np.ndindex(gradient.shape):
-        h = np.zeros_like(gradient)
-        h[at] = 1e-6
-        gradient[at] = (U(z1 + h[0], z2 + h[1]) - U(z1 - h[0], z2 - h[1])) / 2e-6
+    for view, row in np.ndindex(gradient.shape[:2]):
+        h = np.zeros((z1.shape[1], *gradient.shape))  # moves of one number of this row each
+        h[:, view, row] = 1e-6 * np.eye(z1.shape[1])
+        gradient[view, row] = (U(z1 + h[:, 0], z2 + h[:, 1]) - U(z1 - h[:, 0], z2 - h[:, 1])) / 2e-6
     return (unit(-np.concatenate(gradient)) @ unit(centre(z1, z2)[None]).T).mean()
 
 

@@ -104,7 +104,7 @@ def test_a_subset_is_random_without_repetition_and_the_same_in_every_run():
     assert s.fixed_subset(x, labels, None, 0)[0] is x
 
 
-def test_the_features_are_z_or_what_enters_its_layer(pictures):
+def test_the_features_are_z_or_what_enters_its_layer(pictures, whole_network):
     model, images = s.initial_network(0), s.load_data(str(pictures)).test
     with s.full_float32():
         z, trunk = (s.features(model, images, kind) for kind in ("z", "trunk"))

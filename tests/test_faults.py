@@ -277,10 +277,12 @@ def test_a_run_whose_folder_is_taken_away_ends_and_makes_no_other(run, held, mon
     one_line(err, "cannot write the run")
 
 
-def test_a_sample_in_the_place_of_the_checkpoint_is_refused(run, held):
+@pytest.mark.parametrize("missing", ["identity", "rows", "energies", "seconds"])
+def test_a_checkpoint_that_lacks_what_a_run_keeps_as_samples_do_is_refused(run, held, missing):
     saved = torch.load(held / "checkpoint.pt", weights_only=True)
-    torch.save({name: saved[name] for name in ("step", "weights", "buffers")}, held / "checkpoint.pt")
-    refused(run, held, "the checkpoint of no run", "identity")
+    del saved[missing]
+    torch.save(saved, held / "checkpoint.pt")
+    refused(run, held, f"the checkpoint of no run (KeyError('{missing}'))")
 
 
 # ------------------------------------------------------------------------------------------------ unusable checkpoints
@@ -323,6 +325,34 @@ def test_an_unusable_checkpoint_is_named_executes_nothing_and_stays(run, begun, 
 def test_nobody_is_advised_to_execute_what_is_in_a_foreign_file(run, begun, kind):
     bad_checkpoints()[kind](begun / "checkpoint.pt")
     assert "weights_only" not in run(f"{LINE} 4")[2]
+
+
+@pytest.mark.parametrize(
+    "cause, shown",
+    [
+        (RuntimeError("it failed. To load it all the same, do this"), "it failed"),
+        (OSError(2, "No such file", "v1. final/none.pt"), "[Errno 2] No such file: 'v1. final/none.pt'"),
+        (KeyError("weights"), "KeyError('weights')"),
+        (ValueError(), "ValueError"),
+    ],
+)
+def test_of_a_cause_the_first_sentence_is_shown_with_names_of_files_whole(cause, shown):
+    with pytest.raises(s.BadInput) as raised, s.bad_input("no good ({})"):
+        raise cause
+    assert str(raised.value) == f"no good ({shown})"
+
+
+@pytest.mark.parametrize("text, code", [("can't allocate memory: you tried 9", 3), ("an illegal memory access", None)])
+def test_only_what_says_that_it_cannot_allocate_is_out_of_memory(run, monkeypatch, text, code):
+    def fails(_chain):
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(s.Chain, "advance", fails)
+    if code is None:
+        with pytest.raises(RuntimeError, match=text):
+            run("--no-sg --samples 1")
+    else:
+        assert run("--no-sg --samples 1")[0] == code
 
 
 def test_a_foreign_pickle_is_one_line_without_a_warning_beside_it(run, begun):
@@ -451,7 +481,14 @@ def test_a_kill_loses_no_kept_sample(run, begun, chains, monkeypatch):
 
 
 HANG = 600  # seconds that only a process which hangs will ever take
-SAVES_AT_EACH_STEP = "import sys, simsiam_sghmc as s; s.CHECKPOINT_SECONDS = -1; sys.exit(s.main(sys.argv[1:]))"
+SLIM = """
+import sys
+sys.path.append("tests")
+import simsiam_sghmc, slim_network
+simsiam_sghmc.SimSiam = slim_network.SlimSimSiam
+simsiam_sghmc.CHECKPOINT_SECONDS = -1  # a checkpoint after each step
+"""
+SAVES_AT_EACH_STEP = f"{SLIM}sys.exit(simsiam_sghmc.main(sys.argv[1:]))"
 
 
 @pytest.fixture
@@ -524,6 +561,19 @@ def test_a_signal_finishes_the_step_saves_and_exits_with_128_and_its_number(run,
     assert_same_run(chains[4], begun)
 
 
+def test_a_signal_in_the_last_evaluation_does_not_take_the_verdict_from_a_finished_run(run, monkeypatch):
+    measure = s.evaluate
+
+    def stopped(chain):
+        if chain.step == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return measure(chain)
+
+    monkeypatch.setattr(s, "evaluate", stopped)
+    code, out, err, _ = run("--no-sg --samples 2")
+    assert (code, err) == (0, "") and "done: collapsed" in out
+
+
 def test_a_second_signal_ends_at_once(monkeypatch):
     left = []
     monkeypatch.setattr(s.os, "_exit", left.append)
@@ -579,10 +629,8 @@ def test_twenty_kills_at_random_moments_change_nothing(start, finish, tmp_path, 
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-KILLED_WHILE_WRITING = """
-import os, signal, sys
-import simsiam_sghmc
-simsiam_sghmc.CHECKPOINT_SECONDS = -1
+KILLED_WHILE_WRITING = f"""{SLIM}
+import os, signal
 left, torn = [int(sys.argv[1])], int(sys.argv[2])
 def fatal(real):
     def call(*arguments):
@@ -651,8 +699,9 @@ def test_signals_to_a_real_process_save_and_a_second_one_ends_at_once(start, fin
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_a_reader_that_goes_away_saves_the_run_and_nobody_is_told(popen, run, pictures, tmp_path, chains):
-    process = popen([sys.executable, s.__file__, *command(pictures, tmp_path / "run", f"{LINE} {ENDLESS}")])
+def test_a_reader_that_goes_away_saves_the_run_and_nobody_is_told(popen, run, whole_network, pictures, tmp_path):
+    line = "--no-sg --L 1 --batch-size 2 --knn-train 4 --knn-test 4 --samples"  # little, for the network is whole
+    process = popen([sys.executable, s.__file__, *command(pictures, tmp_path / "run", f"{line} {ENDLESS}")])
     wait_for_line(process, "step 2: energy")
     process.stdout.close()  # as `| head` does; the run notices when it next prints
     process.stdout = None
@@ -661,8 +710,8 @@ def test_a_reader_that_goes_away_saves_the_run_and_nobody_is_told(popen, run, pi
     step = torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)["step"]
     assert step >= 2  # where it next prints: at 3 or 4, later if this test was slow
     length = max(step, 4)
-    assert run(f"{LINE} {length}")[0] == 0
-    assert_same_run(chains[4] if length == 4 else run(f"{LINE} {length}", "other")[3], tmp_path / "run")
+    assert run(f"{line} {length}")[0] == 0
+    assert_same_run(run(f"{line} {length}", "other")[3], tmp_path / "run")
 
 
 def test_a_second_process_on_the_same_folder_is_refused(popen, run, begun):
@@ -670,6 +719,18 @@ def test_a_second_process_on_the_same_folder_is_refused(popen, run, begun):
     other = popen([sys.executable, "-c", script + "sys.stdin.read()", str(begun / ".lock")])
     wait_for_line(other, "1")
     refused(run, begun, "in use by another process")
+
+
+def test_a_refused_run_lets_go_of_its_folder_while_its_error_is_kept(run, begun, monkeypatch):
+    error = s.BadInput("kept, with the frames of its traceback")
+
+    def refuse(*_):
+        raise error
+
+    monkeypatch.setattr(s, "saved_run", refuse)
+    assert run(f"{LINE} 4")[0] == 2 and error.__traceback__
+    monkeypatch.undo()
+    assert run(f"{LINE} 4")[0] == 0
 
 
 def test_a_run_keeps_its_folder_from_others_until_it_ends(run, begun, chains, monkeypatch):
@@ -730,7 +791,7 @@ def test_a_file_size_limit_is_reported_as_a_full_disk_is(run, begun, chains):
 SGD_DIVERGES = "--method sgd --lr 1e18 --warmup-epochs 0 --updates 9"
 
 
-@pytest.mark.parametrize("line, word", [("--no-sg --eps 1e18 --samples 50", "2 sqrt(M / k)"), (SGD_DIVERGES, "--lr")])
+@pytest.mark.parametrize("line, word", [("--no-sg --eps 1e18 --samples 50", "2 sqrt(M / curvature of U)"), (SGD_DIVERGES, "--lr")])
 def test_a_diverging_run_stops_where_it_diverges_with_the_last_good_state(run, line, word):
     code, _, err, folder = run(line)
     assert code == 3

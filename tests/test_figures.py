@@ -135,9 +135,6 @@ def test_tables_are_read_by_name_up_to_a_torn_last_line_and_no_further(tmp_path)
         table.write_text(f"energy,step,dead_units\n1.5,0,7\n{damaged}\n2,2,7\n")
         with pytest.raises(figures.BadInput, match="line 3"):
             figures.read_table(table, ["step", "energy"])
-    table.write_text("energy,step\n" + "0" * 200_000 + "\n")  # longer than the csv module reads
-    with pytest.raises(figures.BadInput, match="energy.csv is damaged .*field"):
-        figures.read_table(table, ["step", "energy"])
 
 
 def test_the_chance_and_the_number_of_test_images_are_those_of_the_data(tmp_path):
@@ -443,7 +440,9 @@ def test_one_run_is_drawn_with_the_untrained_level_chance_and_threshold_beside_i
 
 
 def compared(tmp_path, monkeypatch, **runs):
-    """The one picture that the program makes of run folders given by their names."""
+    """The one picture that the program makes of run folders given by their names; its file is not painted."""
+    from matplotlib.figure import Figure
+
     seen, pictures = {}, figures.pictures
 
     def keep(*given):
@@ -451,6 +450,7 @@ def compared(tmp_path, monkeypatch, **runs):
         return seen.items()
 
     monkeypatch.setattr(figures, "pictures", keep)
+    monkeypatch.setattr(Figure, "savefig", lambda picture, path, dpi: path.write_text("a picture"))
     for name, line in runs.items():
         if not (tmp_path / name).exists():
             make_run(tmp_path / name, line, start=line)
@@ -658,13 +658,13 @@ def test_runs_with_other_k_nn_settings_get_a_picture_of_their_own_and_no_picture
     for i, knn in enumerate(("", "--knn-test 1000")):
         make_run(tmp_path / f"fig1/{i}", f"--no-sg {knn}")
     make_run(tmp_path / "fig5/misplaced", "--no-sg")
-    make_run(tmp_path / "first", "--no-sg")
+    make_run(tmp_path / "first", "--no-sg")  # one's own run, of no figure: nothing to remark
     assert figures.main([str(tmp_path)]) == 0
     names = sorted(p.name for p in (tmp_path / "figures").iterdir())
     assert names == ["fig1.png", "fig1_2.png", "fig3.png", "fig3_2.png"]
     assert len({(tmp_path / "figures" / name).read_bytes() for name in names}) == 4
     text = capsys.readouterr().out
-    assert text.startswith("left out: 2 that are no run of the figure of their folder") and text.count("\n") == 5
+    assert text.startswith("left out: 1 that are no run of the figure of their folder") and text.count("\n") == 5
 
 
 @drawing

@@ -625,7 +625,8 @@ LONG = pytest.mark.long
 
 @pytest.mark.parametrize("fault, words", [
     pytest.param(lambda root: shutil.rmtree(root / "train"), "--data: there is no folder images/train ", marks=LONG),
-    (lambda root: (root / "test/bee/1.png").write_text("no"), "--data: cannot use the image images/test/bee/1.png"),
+    pytest.param(lambda root: (root / "test/bee/1.png").write_text("no"),
+                 "--data: cannot use the image images/test/bee/1.png", marks=LONG),
     pytest.param(lambda root: shutil.rmtree(root / "train/bee"), "--data images: train/ and test/ need images of ",
                  marks=LONG),
     (lambda root: None, "--batch-size 512: there are only 24 images"),

@@ -1,9 +1,13 @@
 """The network of Appendix A.2 and its flat parameter vector."""
 
+import pytest
 import torch
+from slim_network import SlimSimSiam
 from torch import nn
 
 import simsiam_sghmc as s
+
+pytestmark = pytest.mark.usefixtures("whole_network")
 
 
 def count(module):
@@ -25,6 +29,12 @@ def test_the_layers_come_in_the_order_of_appendix_a2():
     sizes = [(3, 32), (32, 64), (64, 128), (128, 128), (128, 256), (256, 256)]
     assert [(m.in_channels, m.out_channels) for m in convolutions] == sizes
     assert {(m.kernel_size, m.padding, m.stride) for m in convolutions} == {((3, 3), (1, 1), (1, 1))}
+
+
+def test_the_slim_network_of_the_other_tests_is_this_one_but_for_its_widths():
+    whole, slim = ([(name, type(m)) for name, m in model.named_modules()][1:] for model in (s.SimSiam(), SlimSimSiam()))
+    assert whole == slim and SlimSimSiam.forward is s.SimSiam.forward
+    assert 30 * count(SlimSimSiam()) < count(s.SimSiam())
 
 
 def test_an_image_becomes_4096_trunk_features_and_128_numbers_that_are_not_negative():

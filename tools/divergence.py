@@ -43,8 +43,6 @@ HEADERS = {
 }
 
 # ------------------------------------------------------------------------------------------------------- measurements
-
-
 def text_of(cells):
     """A row of a CSV file."""
     return ",".join(f"{c:.9g}" if isinstance(c, float) else str(c) for c in cells) + "\n"
@@ -107,7 +105,7 @@ def place_measure(args, data, relative):
 
     def measure(start, seed, delta):
         place, kind = DISTANCES.index(delta), len(relative)
-        init = None if start == "random" else S.read_checkpoint(start)
+        init = None if start == "random" else S.load_model(start)
         cfg = Config(sg=False, batch_size=args.batch_size, seed=seed, precision=args.precision)
         chain = Chain(cfg, data, init, torch.device("cpu"))
         noise, size = S.generator(seed, "noise", place, kind), S.rms(chain.W).item()
@@ -131,8 +129,6 @@ def place_measure(args, data, relative):
 
 
 # ------------------------------------------------------------------------------------------------------ the verdicts
-
-
 def write_rows(path, rows):
     S.write_whole(path, (text_of(rows[0]) + "".join(text_of(row.values()) for row in rows)).encode())
 
@@ -182,7 +178,7 @@ def parse(argv):
                       formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)  # fmt: skip
     parser.add_argument("--data", default="cifar10", metavar="NAME", help="as for simsiam_sghmc.py [cifar10]")
     parser.add_argument("--out", type=Path, default=Path("runs/evidence"), metavar="DIR", help="tables [%(default)s]")
-    parser.add_argument("--quick", action="store_true", help="60 networks, every other distance, 8 minibatches of 64")
+    parser.add_argument("--quick", action="store_true", help="300 networks, every other distance, 8 minibatches of 64")
     parser.add_argument("--init", nargs="*", default=[], metavar="CHECKPOINT", help="measure the curve from here, too")
     parts = ("prior", "curve", "divergence")
     parser.add_argument("--part", nargs="+", default=parts, choices=parts, help="only these parts")
@@ -196,9 +192,8 @@ def parse(argv):
     args = parser.parse_args(argv)
     args.distances, args.decay = DISTANCES, DECAY
     if args.quick:
-        args.networks, args.prior, args.minibatches, args.batch_size = 60, PRIORS[:1], 8, 64
-        args.seeds = args.decay_seeds = 1
-        args.distances, args.decay = DISTANCES[:1] + DISTANCES[1::2], ((0.02,), DECAY[1][::2])
+        args.networks, args.prior, args.minibatches, args.batch_size, args.seeds = 300, PRIORS[:1], 8, 64, 1
+        args.distances, args.decay, args.decay_seeds = DISTANCES[:1] + DISTANCES[1::2], ((0.02,), DECAY[1][::2]), 1
     for prior in args.prior:
         if prior != "init" and not re.fullmatch(r"normal [0-9.e-]+", prior):
             raise BadInput(f"--prior {prior}: give init or, for N(0, STD^2), 'normal STD'")

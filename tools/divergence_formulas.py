@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+
 # -------------------------------------------------------------------------------------- the posterior, from its prior
-
-
 def clopper_pearson(hits, n, error=0.025):
     """(lower, upper) limit of a probability after `hits` in n draws; each is wrong with probability `error` at most."""
 
@@ -49,8 +48,6 @@ def weighted_prior(m, collapsed, scale):
 
 
 # ------------------------------------------------------------------------------------------ the chain, from its walk
-
-
 class Setting(NamedTuple):
     """A chain of the paper; phi_std, the standard deviation of Phi_0, is sqrt(mass) where it is None."""
 

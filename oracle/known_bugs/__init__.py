@@ -2,7 +2,7 @@
 
 import functools
 
-from oracle.arithmetic import decimals, differences
+from oracle.arithmetic import contents, decimals, differences
 from oracle.implementations import Implementation
 from oracle.known_bugs import energy, gradient, sizes, step
 from oracle.variants import variant
@@ -37,5 +37,11 @@ def in_decimals(row):
 
 def differentiated(row, batch):
     """U and the gradients of a bug of U, if a machine differentiates it: by differences, with errors of 1e-20."""
-    mutant = in_decimals(row)
-    return differences(lambda rows: mutant.energy(*rows), [decimals(x) for x in batch.arrays()])
+    key = row.name, *contents(*batch.arrays())
+    if key not in DIFFERENTIATED:
+        mutant = in_decimals(row)
+        DIFFERENTIATED[key] = differences(lambda rows: mutant.energy(*rows), [decimals(x) for x in batch.arrays()])
+    return DIFFERENTIATED[key]
+
+
+DIFFERENTIATED = {}  # (name of the bug, batch) -> U and the gradients: whoever is judged, the batches are the same
