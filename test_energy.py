@@ -27,7 +27,7 @@ from oracle.energy import (
     value,
 )
 from oracle.implementations import numbers
-from oracle.properties import at_size, holds_for
+from oracle.properties import holds_for
 from oracle.sizes import assert_large_energy, assert_large_gradient
 
 # ------------------------------------------------- the energy is Equation 2, it is never negative, no |cos| exceeds 1
@@ -217,21 +217,21 @@ def test_energy_writes_no_argument_and_keeps_no_state(impl, draw):
     assert value(impl, batch) == first, "the same inputs gave other bits: something is kept between calls"
 
 
-@at_size("energy")
-def test_energy_of_hundreds_of_pairs_of_long_rows_is_equation_2(impl):
+@holds_for("energy", sized=True)
+def test_energy_of_hundreds_of_pairs_of_long_rows_is_equation_2(impl, draw):
     for B, d in ((161, 203), (320, 128), (2049, 67), (7, 2049)):
         assert_large_energy(impl, B, d)
 
 
-@at_size("energy")
-def test_each_pair_weighs_the_same_in_a_batch_of_any_size(impl):
+@holds_for("energy", sized=True)
+def test_each_pair_weighs_the_same_in_a_batch_of_any_size(impl, draw):
     """In chunks of 2^k pairs the last one is short, a single pair, or full."""
     for B in (7, 8, 9, 17, 31, 32, 33, 63, 65, 100, 127, 129, 257, 1000):
         assert_large_energy(impl, B, d=5)
 
 
-@at_size("energy")
-def test_each_feature_counts_in_rows_of_any_length(impl):
+@holds_for("energy", sized=True)
+def test_each_feature_counts_in_rows_of_any_length(impl, draw):
     for d in (1, 7, 8, 9, 15, 17, 31, 33, 63, 65, 127, 129, 255, 256):
         assert_large_energy(impl, 5, d)
 
@@ -258,14 +258,14 @@ def test_gradient_is_right_on_a_batch_that_hides_no_bug(impl, draw):
         assert_gradient(impl, generic_batch(), stop_grad)
 
 
-@at_size("energy_grad")
-def test_gradient_of_hundreds_of_pairs_of_long_rows_is_the_closed_form(impl):
+@holds_for("energy_grad", sized=True)
+def test_gradient_of_hundreds_of_pairs_of_long_rows_is_the_closed_form(impl, draw):
     for stop_grad in (False, True):
         assert_large_gradient(impl, 161, 203, stop_grad)
 
 
-@at_size("energy_grad")
-def test_gradient_is_right_for_any_number_of_pairs_and_of_features(impl):
+@holds_for("energy_grad", sized=True)
+def test_gradient_is_right_for_any_number_of_pairs_and_of_features(impl, draw):
     for B, d in ((7, 9), (33, 5), (64, 8), (65, 17), (2049, 3), (3, 65), (2, 129), (2, 2049)):
         assert_large_gradient(impl, B, d, stop_grad=False)
 

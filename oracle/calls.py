@@ -5,21 +5,16 @@ the same way, so that all that is seen of a sampler can be seen of a known bug.
 """
 
 import functools
-import inspect
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
 from oracle.arithmetic import FLOATS
+from oracle.implementations import Broken, numbers
 from oracle.sampler import Case, operations, positions
 
 Z_MAX = 9.0  # of 1e7 normals none is larger, but for a probability of 3e-12
 U = {"float64": 2.0**-53, "float32": 2.0**-24}  # unit roundoff
-
-
-class Broken(Exception):
-    """The sampler's answer cannot be judged at all; the message says why, in one line."""
 
 
 class Layout:
@@ -44,11 +39,7 @@ class Layout:
             raise Broken(f"{what} has the names {sorted(map(str, names))} instead of {sorted(self.shapes)}")
         x = np.empty(self.n)
         for name, part in self.parts.items():
-            value = params[name].detach().cpu() if hasattr(params[name], "detach") else params[name]
-            value = np.asarray(value, dtype=np.float64)
-            if value.shape != self.shapes[name]:
-                raise Broken(f"{what}: {name} has shape {value.shape} instead of {self.shapes[name]}")
-            x[part] = value.ravel()
+            x[part] = numbers(params[name], self.shapes[name], f"{what}: {name} has").ravel()
         if not np.isfinite(x).all():
             raise Broken(f"{what} is not finite")
         return x
@@ -64,27 +55,35 @@ class Layout:
                         self.parts[a].start, self.parts[a].start + size)
 
 
-@dataclass
 class Path:
-    """One call. X (positions, n): the start, what grad was asked at and the sample, each once; asked: which of them
-    grad was asked at, in order."""
+    """One call. X (positions, n): the start, what grad was asked at and the sample, one that is nearly the last one
+    only once; asked: which of them grad was asked at, in order."""
 
-    X: np.ndarray
-    asked: list
-    complaints: list
+    def __init__(self, start, near):
+        self.X, self.asked, self.near, self.complaints = [start], [], near, []
+
+    def go(self, x):
+        """The number of position x."""
+        if not abs(x - self.X[-1]).max() <= self.near:
+            if not np.isfinite(x).all():
+                raise Broken(f"a position is not finite: {x}")
+            self.X.append(x)
+        return len(self.X) - 1
+
+    def ask(self, x):
+        self.asked.append(self.go(x))
+        return self.asked[-1]
+
+    @property
+    def asked_at(self):
+        """Where grad was asked, in words."""
+        places = list(dict.fromkeys(f"X_{i}" for i in self.asked)) or ["no position"]
+        return ", ".join(places if len(places) < 9 else [*places[:4], "...", places[-1]])
 
     @property
     def D(self):
         """The increments X_(l+1) - X_l (leapfrogs, n)."""
         return np.diff(self.X, axis=0)
-
-
-def takes(function, keyword):
-    try:
-        parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):  # compiled code without a signature
-        return True
-    return keyword in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def reach(settings, w, g, u):
@@ -112,17 +111,10 @@ def call(sample, layout, seed, settings, start=None, answers=(), u=U["float64"])
     """
     start = np.zeros(layout.n) if start is None else start
     size = [float(abs(x).max()) for x in (start, *answers)]
-    near = reach(settings, size[0], max(size[1:], default=0.0), u)
-    X, asked, given, complaints = [start], [], [], []
-
-    def place(x):
-        if abs(x - X[-1]).max() > near:
-            X.append(x)
-        return len(X) - 1
+    path, given = Path(start, reach(settings, size[0], max(size[1:], default=0.0), u)), []
 
     def grad(params):
-        i = place(layout.flat(params, "what grad is called with"))
-        asked.append(i)
+        i = path.ask(layout.flat(params, "what grad is called with"))
         g = answers[i] if i < len(answers) else np.zeros(layout.n)
         given.append((dict(reversed(layout.tensors(g).items())), g))  # in another order than params: names count
         return given[-1][0]
@@ -134,14 +126,15 @@ def call(sample, layout, seed, settings, start=None, answers=(), u=U["float64"])
         raise
     except Exception as error:
         raise Broken(f"raises {type(error).__name__}: {error}") from error
-    place(layout.flat(result, "the sample"))
+    path.go(layout.flat(result, "the sample"))
     if (layout.flat(params, "the argument params, afterwards,") != start).any():
-        complaints.append("the caller's params are written to")
+        path.complaints.append("the caller's params are written to")
     if any((layout.flat(x, "a gradient, afterwards,") != g).any() for x, g in given):
-        complaints.append("the gradients that grad returned are written to")
+        path.complaints.append("the gradients that grad returned are written to")
     if any(isinstance(result[name], np.ndarray) and np.shares_memory(result[name], params[name]) for name in params):
-        complaints.append("the sample shares memory with the caller's params")
-    return Path(np.array(X), asked, complaints)
+        path.complaints.append("the sample shares memory with the caller's params")
+    path.X = np.array(path.X)
+    return path
 
 
 # ------------------------------------------------------------------------------- samplers whose noise is injected

@@ -90,15 +90,10 @@ class Statistic:
     n: int
     value: float
     p: float
-    where: tuple = ()
-
-    def smallest(self, share):
-        """The error that is found with probability 1 - MISS when p below `share` fails, in words."""
-        return size_found(self.kind, self.n, share)
+    tensor: str = ""
 
     def __str__(self):
-        form = "{}: {} {:.4g} (p = {:.1g})"
-        return form.format(self.what, self.kind, self.value, self.p)
+        return f"{self.what}: {self.kind} {self.value:.4g} (p = {self.p:.1g})"
 
 
 def smallest_errors(kind, n, share):
@@ -126,21 +121,27 @@ def size_found(kind, n, share):
     return words[kind]
 
 
-def mean(x, group, what, where=()):
+def mean(x, group, what):
     value = float(x.sum()) / math.sqrt(x.size)
-    return Statistic("mean", group, what, x.size, value / math.sqrt(x.size), normal_tail(value), where)
+    return Statistic("mean", group, what, x.size, value / math.sqrt(x.size), normal_tail(value))
 
 
-def variance(x, group, what, where=()):
+def variance(x, group, what, tensor=""):
     total = float((x * x).sum())
-    return Statistic("variance", group, what, x.size, total / x.size, chi_squared_p(total, x.size), where)
+    return Statistic("variance", group, what, x.size, total / x.size, chi_squared_p(total, x.size), tensor)
 
 
-def correlation(x, y, group, what, where=()):
+def correlation(x, y, group, what):
     """A y of zeros is no evidence of anything: its own variance fails."""
     product, square = float(np.vdot(x, y)), float(np.vdot(y, y))
     p = normal_tail(product / math.sqrt(square)) if square else 1.0
-    return Statistic("correlation", group, what, x.size, product / square if square else 0.0, p, where)
+    return Statistic("correlation", group, what, x.size, product / square if square else 0.0, p)
+
+
+def white(rows):
+    """Statistics of rows (k, n) that should be independent standard normals: each variance, and all pairs."""
+    return [variance(x, "", "") for x in rows] + [correlation(x, rows[i], "", "") for j, x in enumerate(rows)
+                                                  for i in range(j)]
 
 
 def squares(rows):
@@ -153,16 +154,16 @@ def squares(rows):
     return np.array([normal(float(x @ x), x.size) for x in rows])
 
 
-def mirrored(x, group, what, where=()):
+def mirrored(x, group, what):
     """Coordinates i and n - 1 - i."""
     half = x.size // 2
-    return correlation(x[:half], x[::-1][:half], group, what, where)
+    return correlation(x[:half], x[::-1][:half], group, what)
 
 
-def lag(x, k, group, what, where=()):
+def lag(x, k, group, what):
     """Coordinates at distance k. Blocks of k take turns, so that the two halves are disjoint and the law is exact."""
     halves = x[: x.size // (2 * k) * 2 * k].reshape(-1, 2, k)
-    return correlation(halves[:, 0], halves[:, 1], group, what, where)
+    return correlation(halves[:, 0], halves[:, 1], group, what)
 
 
 @lru_cache(maxsize=1)
@@ -187,17 +188,17 @@ def distance(x, F=normal_distribution):
     return float(max((steps[1:] - cdf).max(), (cdf - steps[:-1]).max()))
 
 
-def shape(x, group, what, where=()):
+def shape(x, group, what):
     d = distance(x)
-    return Statistic("shape", group, what, x.size, d, min(1.0, 2 * math.exp(-2 * x.size * d * d)), where)
+    return Statistic("shape", group, what, x.size, d, min(1.0, 2 * math.exp(-2 * x.size * d * d)))
 
 
-def largest(x, group, what, where=()):
+def largest(x, group, what):
     """Only draws that stop too early: what reaches too far shows in the variance and in the shape."""
     top = float(abs(x).max())
     tail = normal_tail(top)
     p = math.exp(x.size * math.log1p(-tail)) if tail < 1 else 0.0
-    return Statistic("largest", group, what, x.size, top, p, where)
+    return Statistic("largest", group, what, x.size, top, p)
 
 
 def failed(statistics, level):

@@ -7,32 +7,32 @@ from pathlib import Path
 
 import numpy as np
 
-from oracle.arithmetic import decimals, difference
+from oracle.arithmetic import difference
 from oracle.diagnosis import (
     ENERGY_CANDIDATES,
-    SHARED,
+    ENERGY_OF_SIZE,
     STEP,
     STEP_CANDIDATES,
+    STEP_OF_SIZE,
     Observation,
     energy_of,
+    equals,
     explain,
     gradient_name,
     in_parts,
     is_single,
-    some,
+    within,
 )
 from oracle.energy import NAMES
 from oracle.implementations import BITS
-from oracle.known_bugs import bugs_of_size, implementation
-from oracle.sampler import run
+from oracle.known_bugs import implementation
+from oracle.sampler import sample
 from oracle.vectors import DOUBLE, FLAGS, batch_of, case_of, read_vectors
 
 # A JSON text, or a word for what is no number as C, C++, C#, Rust, Julia, R, Scheme, YAML and others print it.
 WORDS = re.compile(r'''"(?:[^"\\]|\\.)*" | [-+]? (?<!\w)
     (?: \.? (?:nan|inf(?:inity)?) (?:\.0|16|32|64|\(\w*\))? | 1\.\#\w+ | na | \u221e ) (?!\w)''', re.I | re.X)
-CANDIDATES = {"step": [*STEP_CANDIDATES, *((row, "as written") for row in bugs_of_size("step"))],
-              "energy": [*ENERGY_CANDIDATES, *((row, "as written") for row in
-                                               [*bugs_of_size("energy"), *bugs_of_size("gradient")])]}
+CANDIDATES = {"step": STEP_CANDIDATES + STEP_OF_SIZE, "energy": ENERGY_CANDIDATES + ENERGY_OF_SIZE}
 
 
 @dataclass
@@ -106,7 +106,7 @@ def verdict(v, result):
     dtype = result.get("dtype", "float64")
     if dtype == "float32" and DOUBLE & set(v["flags"]):
         return Verdict("not judged: it asks for more than single precision has", judged=False)
-    right, bounds, exact = judge_of(v, dtype)
+    right, bounds = answers(v), bounds_of(v)
     try:
         got = answers(result, v.get("stop_grad"))
     except (TypeError, ValueError):
@@ -114,29 +114,10 @@ def verdict(v, result):
     shapes = [(x.shape, right[name].shape) for name, x in got.items()]
     if any(a != b for a, b in shapes):
         return Verdict(f"shapes {[a for a, _ in shapes]} instead of {[b for _, b in shapes]}")
-    parts = {name: (x, right[name], bounds[name]) for name, x in got.items()}
-    texts = []
-    for name, (x, want, bound) in parts.items():
-        good = np.isfinite(x) & (abs(x - want) <= bound)
-        texts += [] if good.all() else [f"{name}: {difference(x, want, bound, good)}"]
-    parts_seen = {name: (decimals(x), *exact[name]) for name, x in got.items()}
-    if "large" in v["flags"] and "u" in v:
-        seen = Observation(parts_seen, asked_of_large(v, parts_seen))
-    else:
-        seen = Observation(parts_seen, asked_of(v), SHARED.setdefault(("w_new" in v, v["id"]), {}))
-    return Verdict(texts[0] if texts else None, True, seen, dtype == "float64" and not DOUBLE & set(v["flags"]),
-                   not_judged(v, parts))
-
-
-JUDGES = {}  # (half, id, dtype) -> right answers and bounds of a vector, and both in decimals
-
-
-def judge_of(v, dtype):
-    key = "w_new" in v, v["id"], dtype
-    if key not in JUDGES:
-        right, bounds = answers(v), {name: x * 2.0 ** -BITS[dtype] for name, x in bounds_of(v).items()}
-        JUDGES[key] = right, bounds, {name: (decimals(right[name]), decimals(bounds[name])) for name in bounds}
-    return JUDGES[key]
+    parts = {name: (x, right[name], bounds[name] * 2.0 ** -BITS[dtype]) for name, x in got.items()}
+    texts = [f"{name}: {difference(*part, within(*part))}" for name, part in parts.items() if not within(*part).all()]
+    return Verdict(texts[0] if texts else None, True, observation(v, parts),
+                   dtype == "float64" and not DOUBLE & set(v["flags"]), not_judged(v, parts))
 
 
 def not_judged(v, parts):
@@ -171,24 +152,21 @@ def bounds_of(v):
     return {"U": np.array(v["bound"]["u"]), **rows}
 
 
-def asked_of(v):
-    """candidate -> what that known bug answers to the vector."""
-    if "w_new" in v:
-        return lambda candidate: {STEP: decimals(run(implementation(candidate[0]), case_of(v)))}
-    return lambda candidate: energy_of(candidate, batch_of(v), (v["stop_grad"],))
-
-
-def asked_of_large(v, parts):
-    """The same for a large batch, where gradients by differences take too long: there a bug that a machine
+def observation(v, parts):
+    """The Observation of a result. In a large batch gradients by differences take too long: there a bug that a machine
     differentiated is ruled out by its U alone."""
     def ask(candidate):
-        row, how = candidate
-        answer = SHARED.setdefault((False, v["id"]), {})
-        if row not in answer:
-            answer[row] = energy_of((row, "as written"), batch_of(v), (v["stop_grad"],))
-        given = {name: got for name, (got, _, _) in parts.items() if name != "U"}
-        return answer[row] if how == "as written" else {**given, "U": answer[row]["U"]}
-    return ask
+        if "w_new" in v:
+            return {STEP: sample(implementation(candidate[0]), case_of(v))}
+        return energy_of(candidate, batch_of(v), (v["stop_grad"],))
+
+    def ask_large(candidate):
+        answer = ask((candidate[0], "as written"))
+        given = {name: got for name, (got, _, _) in parts.items()}
+        return answer if candidate[1] == "as written" else {**given, "U": answer["U"]}
+
+    large = "large" in v["flags"] and "u" in v
+    return Observation(parts, ask_large) if large else Observation(parts, ask, ("w_new" in v, v["id"]))
 
 
 def diagnosis(half, known, verdicts):
@@ -207,7 +185,7 @@ def diagnosis(half, known, verdicts):
     candidates = [x for x in CANDIDATES[half] if possible(x, seen, wrong)]
     found = explain(seen, candidates or CANDIDATES[half][:1])
     if found.whole:
-        yield f"{half}: your output equals that of a known bug: {some(found.whole, ' Or: ')}"
+        yield f"{half}: {equals(found.whole)}"
     elif found.wrong:
         yield f"{half}: {in_parts(found, seen) if half == 'energy' else 'no known bug.'}"
     yield from shared_flags(failed, [name for name in mine if name not in failed], known)

@@ -6,9 +6,8 @@ import numpy as np
 
 from oracle.diagnosis import some
 from oracle.formula import RATE, words
-from oracle.implementations import NUMPY
+from oracle.implementations import NUMPY, Broken
 from oracle.probes import (
-    Elsewhere,
     described,
     label,
     mixing,
@@ -46,7 +45,7 @@ def wrong_coefficients(impl, deep=False):
     for special, case, alone in settings_of(impl, deep):
         try:
             found = facts(impl, case, alone)
-        except Elsewhere as error:
+        except Broken as error:
             return f"{special}{error}"
         except Exception as error:
             return f"{special}raises {type(error).__name__}: {error}"
@@ -56,7 +55,7 @@ def wrong_coefficients(impl, deep=False):
     return ""
 
 
-def facts(impl, case, alone=None):
+def facts(impl, case, alone):
     """What is wrong at one case, a list of texts."""
     seen = responses(impl, case, alone)
     mixed, wrong = mixing(seen), np.flatnonzero(wrong_coordinates(seen))

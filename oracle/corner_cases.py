@@ -8,7 +8,7 @@ import numpy as np
 from oracle.arithmetic import assert_close, rational
 from oracle.cases import deepest, exact_case, rounded_case, still_case
 from oracle.implementations import BITS
-from oracle.sampler import Case, distinct, fits, gradient, positions, rounding_bound
+from oracle.sampler import Case, distinct, fits, gradient, positions, rounding_bound, sample
 
 
 def integer_cases(draw, impl):
@@ -26,12 +26,25 @@ def integer_cases(draw, impl):
         yield deepest(replace(case, b_hat=shares * int(C / 4)), impl)
 
 
-def refused_cases(impl, case):
-    """The case with B^ = 2C in all coordinates, then in the last one alone: (where, case)."""
-    C = np.broadcast_to(case.alpha * case.mass / case.eps, case.n)
-    yield "in all coordinates", replace(case, b_hat=2 * float(C[0]) if np.ndim(case.mass) == 0 else 2 * C)
+def unrefused(impl, case):
+    """Where B^ = 2C is let through, in all coordinates or in the last one alone, in words; "" if it is refused."""
+    C = case.alpha * case.mass / case.eps
+    cases = {" in all coordinates": replace(case, b_hat=2 * C)}
     if impl.accepts("b_hat per coordinate") and case.n > 1:
-        yield "in one coordinate", replace(case, b_hat=2 * C * (np.arange(case.n) == case.n - 1))
+        cases[" in one coordinate"] = replace(case, b_hat=2 * C * (np.arange(case.n) == case.n - 1))
+    return next(filter(None, (unrefused_call(lambda x=x: sample(impl, x), where) for where, x in cases.items())), "")
+
+
+def unrefused_call(ask, where=""):
+    """What a call with B^ = 2C does instead of raising a ValueError, in words; "" if it raises one."""
+    try:
+        ask()
+    except ValueError:
+        return ""
+    except Exception as error:
+        return f"b_hat = 2 C{where} raises {type(error).__name__} instead of a ValueError: {error}"
+    return (f"b_hat = 2 C{where} is not refused: it gives a sample instead of a ValueError. There the noise variance "
+            "2 (C - B^) eps is negative; it must neither be clamped nor become a NaN.")
 
 
 def written_arguments(impl, case):

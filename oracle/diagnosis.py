@@ -1,35 +1,37 @@
 """Which known bug gives these outputs? One search, for a module under test and for results read from a file.
 
-An observation is one input with the parts of the answer to it (W_{t+1}; or U and gradients). A bug is named only if it
-gives all parts of all observations. Where different bugs sit in different parts, each must give its parts in all
-observations. An answer of zeros alone names nobody.
+An observation is one input with the parts of the answer to it (W_{t+1}; or U and gradients), in floats. A bug is named
+only if it gives all parts of all observations. Where different bugs sit in different parts, each must give its parts in
+all observations. An answer of zeros alone names nobody.
 """
 
-from contextlib import suppress
-from dataclasses import dataclass, field
-from decimal import InvalidOperation
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from oracle.arithmetic import decimals
+from oracle.arithmetic import contents
 from oracle.energy import NAMES, energy_bound, gradient_bounds, truth
-from oracle.known_bugs import TABLE, bugs, differentiated, implementation
+from oracle.known_bugs import TABLE, bugs, bugs_of_size, differentiated, implementation
 
 STEP = "W_(t+1)"
+ANSWERS = {}  # key of an observation -> what the known bugs answer: other implementations meet the same inputs
 
 
 @dataclass(eq=False)
 class Observation:
-    """An input and the answer to it; parts: name -> (got, right, bound), arrays of fractions or decimals.
+    """An input and the answer to it; parts: name -> (got, right, bound), arrays.
 
-    ask(implementation of a known bug) gives {name: array}; answers keeps what it gave; where: the input in words.
+    ask(a known bug) gives {name: array}, kept by the key of the input; where: the input in words.
     """
 
     parts: dict
-    ask: object
-    answers: dict = field(default_factory=dict)
+    ask: object = None
+    key: object = None
     where: str = ""
+
+    def __post_init__(self):
+        self.answers = ANSWERS.setdefault(self.key, {}) if self.key else {}
 
     def fits(self, candidate):
         """The names of the parts that a candidate explains."""
@@ -50,28 +52,15 @@ class Observation:
         return set(self.parts) - self.near({name: right for name, (_, right, _) in self.parts.items()})
 
 
+def within(got, want, bound):
+    """Which entries are within the bounds, as booleans; no NaN and no infinity is."""
+    with np.errstate(invalid="ignore"):
+        return np.isfinite(got) & (abs(got - want) <= bound)
+
+
 def same(got, want, bound):
     """Within the bounds; NaN and infinity are values like any other here."""
-    got, want = np.asarray(got), np.asarray(want)
-    if got.size and want.size and far_apart(got.flat[0], want.flat[0], np.asarray(bound).flat[0]):
-        return False  # as most candidates are
-    if got.dtype == want.dtype == np.float64 and np.isfinite(got).all() and np.isfinite(want).all():
-        return bool((abs(got - want) <= bound).all())
-    got, want = got.astype(object), want.astype(object)
-    with suppress(InvalidOperation):  # of decimals that are no numbers
-        error = abs(got - want)
-        if got.shape == want.shape and np.all((error <= bound) & (error < np.inf)):
-            return True
-    finite = np.isfinite(got.astype(float)) & np.isfinite(want.astype(float))
-    if not np.array_equal(got[~finite].astype(float), want[~finite].astype(float), equal_nan=True):
-        return False
-    return bool((abs(got[finite] - want[finite]) <= np.broadcast_to(bound, got.shape)[finite]).all())
-
-
-def far_apart(got, want, bound):
-    """Whether two numbers differ by more than the bound even if they are rounded to floats: most of those that do."""
-    got, want, bound = float(got), float(want), float(bound)
-    return abs(got - want) > 1.001 * bound + 1e-15 * (abs(got) + abs(want))
+    return bool((within(got, want, bound) | (got == want) | (np.isnan(got) & np.isnan(want))).all())
 
 
 @dataclass
@@ -89,7 +78,7 @@ def explain(observations, candidates):
     names = set().union(*(o.parts for o in observations))
     wrong = set().union(*(o.wrong for o in observations))
     nonzero = {name for name in names if any(np.any(o.parts[name][0] != 0) for o in observations if name in o.parts)}
-    fits = [(candidate[0], fitting(observations, candidate, names)) for candidate in candidates if wrong & names]
+    fits = [(candidate[0], fitting_parts(observations, candidate, names)) for candidate in candidates if wrong & names]
     whole = list(dict.fromkeys(row for row, explained in fits if explained == names and nonzero))
     parts, rest = [], set(wrong)
     while rest & nonzero:  # the bug that explains U, then the one that explains the most of the rest, and so on
@@ -101,7 +90,12 @@ def explain(observations, candidates):
     return Explanation(wrong, whole, parts, rest)
 
 
-def fitting(observations, candidate, names):
+def fitting(observations, candidates):
+    """The known bugs that give the whole answer in all observations."""
+    return list(dict.fromkeys(x[0] for x in candidates if all(set(o.parts) == o.fits(x) for o in observations)))
+
+
+def fitting_parts(observations, candidate, names):
     """The parts that a candidate gives in every observation that has them."""
     left = set(names)
     for observation in observations:
@@ -115,15 +109,19 @@ def is_single(seen):
     """Whether answers in double precision are all float32 numbers, and right to single precision (u is 2^29 larger,
     bounds that are not linear in u less than 2^30)."""
     parts = {name: (got, want, bound * 2**30) for name, (got, want, bound) in seen.parts.items()}
-    singles = all(np.array_equal(got, np.float32(got), equal_nan=True)
-                  for got in (np.array(x[0], dtype=float) for x in parts.values()))
-    return singles and not Observation(parts, None).wrong
+    singles = all(np.array_equal(got, np.float32(got), equal_nan=True) for got, _, _ in parts.values())
+    return singles and not Observation(parts).wrong
 
 
 def some(texts, between):
     """The first four of the texts, and how many more there are."""
     texts = list(map(str, texts))
     return between.join(texts[:4]) + (f"; and {len(texts) - 4} more" if len(texts) > 4 else "")
+
+
+def equals(found):
+    """The known bugs that were found, in words."""
+    return f"your output equals that of a known bug: {some(found, ' Or: ')}"
 
 
 def apart(*numbers):
@@ -134,20 +132,28 @@ def apart(*numbers):
 
 # ------------------------------------------------------------------------------------------------------- who is asked
 
-STEP_CANDIDATES = [(row, "as written") for row in bugs("step")]
-SPECIAL_BUGS = [(row, "as written") for row in TABLE["step"] if row.kind == "bug" and row.special]
-SHARED = {}  # input -> answers of the known bugs to it
+def candidates(rows):
+    """Rows of the table as candidates, pairs (row, how it is asked)."""
+    return [(row, "as written") for row in rows]
+
+
+STEP_CANDIDATES = candidates(bugs("step"))
+SPECIAL_BUGS = candidates(row for row in TABLE["step"] if row.kind == "bug" and row.special)
+STEP_OF_SIZE = candidates(bugs_of_size("step"))
+ENERGY_CANDIDATES = [*candidates(bugs("energy", "gradient")),
+                     *((row, "differentiated") for row in bugs("energy") if not row.no_decimals)]
+ENERGY_OF_SIZE = candidates([*bugs_of_size("energy"), *bugs_of_size("gradient")])
 
 
 # --------------------------------------------------------------------------------------------------------- the energy
 
 def energy_answers(impl, batch, stop_grads):
     """{name: answer} of U and of the gradients for each stop_grad, as far as there are any."""
-    answers = {"U": np.array(impl.energy(*batch.arrays()), dtype=object)} if impl.has("energy") else {}
+    answers = {"U": np.array(impl.energy(*batch.arrays()))} if impl.has("energy") else {}
     for stop_grad in stop_grads if impl.has("energy_grad") else ():
         g = impl.energy_grad(*batch.arrays(), stop_grad)
         answers |= {gradient_name(x, stop_grad): a for x, a in zip(NAMES, g, strict=True)}
-    return {name: decimals(x) for name, x in answers.items()}
+    return answers
 
 
 def gradient_name(x, stop_grad):
@@ -155,23 +161,21 @@ def gradient_name(x, stop_grad):
 
 
 def right_energy(impl, batch, stop_grads):
-    """{name: (right answer, its bound)}."""
+    """{name: (right answer, twice its bound, since it is rounded to floats)}."""
     right = truth(batch)
     known = {"U": (right.U, energy_bound(impl, batch, right))}
     for stop_grad in stop_grads:
         grads = zip(NAMES, truth(batch, stop_grad).grads, gradient_bounds(impl, batch, right), strict=True)
-        known |= {gradient_name(x, stop_grad): (g, e) for x, g, e in grads}
-    return known
+        known |= {gradient_name(x, stop_grad): (g, e + 0 * g) for x, g, e in grads}
+    return {name: (np.array(x, dtype=float), 2 * np.array(bound, dtype=float)) for name, (x, bound) in known.items()}
 
 
-def observe_energy(impl, batch, stop_grads=(False, True), got=None):
-    """The observation of one batch; got: its answers by name if they are known already."""
-    got = energy_answers(impl, batch, stop_grads) if got is None else got
-    known = right_energy(impl, batch, stop_grads)
-
+def observe_energy(impl, batch, stop_grads=(False, True)):
+    """The observation of one batch."""
+    got, known = energy_answers(impl, batch, stop_grads), right_energy(impl, batch, stop_grads)
     return Observation({name: (x, *known[name]) for name, x in got.items()},
-                       lambda candidate: energy_of(candidate, batch, stop_grads),
-                       where="{} rows of {}".format(*batch.p1.shape))
+                       lambda candidate: energy_of(candidate, batch, stop_grads), contents(*batch.arrays(), stop_grads),
+                       "{} rows of {}".format(*batch.p1.shape))
 
 
 def energy_of(candidate, batch, stop_grads):
@@ -180,12 +184,9 @@ def energy_of(candidate, batch, stop_grads):
     if how == "as written":
         return energy_answers(implementation(row), batch, stop_grads)
     U, grads = differentiated(row, batch)
-    return {"U": U} | {gradient_name(x, stop): 0 * g if stop and x in ("z1", "z2") else g
-                       for stop in stop_grads for x, g in zip(NAMES, grads, strict=True)}
-
-
-ENERGY_CANDIDATES = [*((row, "as written") for row in bugs("energy", "gradient")),
-                     *((row, "differentiated") for row in bugs("energy") if not row.no_decimals)]
+    answers = {"U": U} | {gradient_name(x, stop): 0 * g if stop and x in ("z1", "z2") else g
+                          for stop in stop_grads for x, g in zip(NAMES, grads, strict=True)}
+    return {name: np.array(x, dtype=float) for name, x in answers.items()}
 
 
 def in_parts(found, seen):
@@ -204,5 +205,5 @@ def in_words(names, seen):
     spoken, gradients = [name for name in parts if name in names], [name for name in parts if name != "U"]
     if gradients and {x for x in gradients if "dz" not in x or "stop" not in x} <= names:  # those are mostly zero
         spoken = ["U", "all its gradients"] if "U" in names else ["whole gradient"]
-    nan = any(np.isnan(np.array(parts[name], dtype=float)).any() for name in names)
+    nan = any(np.isnan(parts[name]).any() for name in names)
     return (" and " if len(spoken) == 2 else ", ").join(spoken) + " (with NaN)" * nan

@@ -124,9 +124,9 @@ def cosines_of(impl, pair):
         yield Decimal(float(abs(numbers(s, (1,), "cosines returns"))[0])), k_u(impl, both)
 
 
-def assert_energy(impl, batch, right=None):
-    """U is right: by default that of Equation 2 in decimals."""
-    right, U = right or truth(batch), value(impl, batch)
+def assert_energy(impl, batch):
+    """U is that of Equation 2."""
+    right, U = truth(batch), value(impl, batch)
     if right.m:
         assert_close(U, right.U, energy_bound(impl, batch, right), "U", batch)
     else:  # as large as rounding makes it, or infinite; ours is finite

@@ -4,6 +4,8 @@ The table of known bugs is asked at two batches; then come outputs in another or
 many rows, and short formats. What is left is described: which output, which row, by which factor.
 """
 
+import functools
+from dataclasses import replace
 from decimal import Decimal
 from itertools import permutations
 
@@ -14,18 +16,25 @@ from oracle.arithmetic import decimals, differences
 from oracle.batches import WORKED_EXAMPLE, generic_batch
 from oracle.diagnosis import (
     ENERGY_CANDIDATES,
-    SHARED,
+    ENERGY_OF_SIZE,
+    Observation,
     apart,
+    equals,
     explain,
+    gradient_name,
     in_parts,
     in_words,
     is_single,
     observe_energy,
-    some,
+    same,
 )
 from oracle.energy import NAMES, gradient_bounds, truth
+from oracle.implementations import NUMPY
+from oracle.known_bugs import implementation
 from oracle.precision import rounded_energy, rounded_outputs
+from oracle.sizes import energy_part, gradient_parts
 
+LARGE = (2049, 3), (7, 2049)  # pairs of rows and features
 RIGHT = "the generic batch comes out right. What is wrong is said at the tests, and may need the input shown there."
 
 
@@ -38,16 +47,15 @@ def diagnose_energy(impl):
                 seen.append(observe_energy(impl, batch))
             except Exception as error:
                 return f"the batch {batch} raises {type(error).__name__}: {error}"
-            seen[-1].answers = SHARED.setdefault(("energy", len(batch.p1)), {})
         found = explain(seen, ENERGY_CANDIDATES)
         if not found.wrong:
             inputs = (families.clamp(impl) or families.short_rows(impl)) if impl.has("energy") else ""
             return large(impl) or inputs or zero_rows(impl) or RIGHT
         if found.whole:
-            return f"your output equals that of a known bug: {some(found.whole, ' Or: ')}"
+            return equals(found.whole)
         if impl.dtype == "float64" and all(map(is_single, seen)):
             return "right to single precision: look for a hidden float32, or set DTYPE = 'float32'."
-        return (rounded_energy(impl) or rounded_outputs(found.wrong, seen) or exchanged(impl)
+        return (rounded_energy(impl) or rounded_outputs(found.wrong, seen) or exchanged(impl, seen[0])
                 or named_or_described(impl, found, seen))
 
 
@@ -97,35 +105,54 @@ def zero_rows(impl):
     return "with a row of zeros in p1 wrong: " + "; ".join(described(seen.wrong, [seen])) if seen.wrong else ""
 
 
-def exchanged(impl):
-    """The right gradients in another order."""
+def exchanged(impl, seen):
+    """The right gradients in another order, in words."""
     if not impl.has("energy_grad"):
         return ""
-    batch = generic_batch()
-    right, bounds = truth(batch), gradient_bounds(impl, batch, truth(batch))
-    got = impl.energy_grad(*batch.arrays(), False)
-    if not np.isfinite(got).all():
-        return ""
-    got = [decimals(g) for g in got]
+    parts = [seen.parts[gradient_name(x, False)] for x in NAMES]
     for order in permutations(range(4)):
-        if order != (0, 1, 2, 3) and all((abs(g - right.grads[k]) <= bounds[k]).all()
-                                         for g, k in zip(got, order, strict=True)):
+        if order != (0, 1, 2, 3) and all(same(got, *parts[k][1:]) for (got, _, _), k in zip(parts, order, strict=True)):
             return (f"outputs exchanged: energy_grad returns the gradients of {', '.join(NAMES[k] for k in order)}; "
                     "the order is p1, z1, p2, z2.")
     return ""
 
 
 def large(impl):
-    """Whether a batch of many rows is wrong where small ones are right, in words."""
-    text = families.of_a_part(impl) if impl.has("energy") else ""
-    if text:
-        return f"in a batch of {families.LARGE[0]} rows of {families.LARGE[1]}: {text}. Small batches are right."
+    """Whether a batch of many or long rows is wrong where small ones are right, in words."""
     try:
-        wrong = observe_energy(impl, families.large_batch()).wrong
+        seen = [observe_large(impl, B, d) for B, d in LARGE]
     except Exception as error:
         return f"a large batch raises {type(error).__name__}: {error}"
-    size = "{} rows of {}".format(*families.LARGE)
-    return f"wrong in a batch of {size}, while small ones are right: {', '.join(sorted(wrong))}" if wrong else ""
+    found = explain(seen, ENERGY_OF_SIZE)
+    if found.whole:
+        return equals(found.whole)
+    for B, d in LARGE if "U" in found.wrong else ():
+        if text := families.of_a_part(impl, B, d):
+            return f"in a batch of {B} rows of {d}: {text}. Small batches are right."
+    return f"small batches are right. Wrong: {'; '.join(described(found.wrong, seen))}" if found.wrong else ""
+
+
+def parts_at_size(impl, B, d):
+    """U and the gradients of a large batch, as far as there are any."""
+    parts = [energy_part(impl, B, d)] if impl.has("energy") else []
+    return parts + (gradient_parts(impl, B, d, False) if impl.has("energy_grad") else [])
+
+
+@functools.cache
+def right_at_size(dtype, B, d):
+    """{name: (right answer, twice its bound)} in floats."""
+    seen = {part.name: part.in_floats() for part in parts_at_size(replace(NUMPY, dtype=dtype), B, d)}
+    return {name: (np.squeeze(right), 2 * np.squeeze(bound)) for name, (_, right, bound) in seen.items()}
+
+
+def observe_large(impl, B, d):
+    """The Observation of a large batch."""
+    def answers(impl):
+        return {part.name: np.squeeze(part.got) for part in parts_at_size(impl, B, d)}
+
+    right = right_at_size(impl.dtype, B, d)
+    return Observation({name: (got, *right[name]) for name, got in answers(impl).items()},
+                       lambda candidate: answers(implementation(candidate[0])), ("large", B, d), f"{B} rows of {d}")
 
 
 def described(wrong, seen):
@@ -140,20 +167,16 @@ def described(wrong, seen):
 def first_entry(name, seen):
     """What is wrong with an output in the first batch that shows it, and where it is right, in words."""
     bad = [observation for observation in seen if name in observation.wrong]
-    text = entry(*as_floats(*bad[0].parts[name]))
+    text = entry(*bad[0].parts[name])
     right = [observation for observation in seen if name not in observation.wrong]
     return text + (f" in {bad[0].where}, but right in {right[0].where}" if right else "")
-
-
-def as_floats(got, right, bound):
-    return (np.array(x, dtype=float) for x in (got, right, bound + 0 * right))
 
 
 def factor(name, seen):
     """The one factor by which a gradient is wrong in all batches, in words; "" if there is none."""
     factors = []
     for observation in seen:
-        got, right, bound = as_floats(*observation.parts[name])
+        got, right, bound = observation.parts[name]
         counts = abs(right) > 8 * bound
         if got.ndim == 0 or not counts.any() or not np.isfinite(got).all() or not got.any():
             return ""

@@ -12,9 +12,7 @@ import numpy as np
 from oracle.arithmetic import decimals, inner
 from oracle.batches import WORKED_EXAMPLE, generic_batch
 from oracle.energy import Batch, energy_bound, gradient_bounds, truth
-
-LARGE = (70, 150)  # rows and features of the large batch
-
+from oracle.sizes import large_batch
 
 # ------------------------------------------------------------------------------------------------ a constant added
 
@@ -152,15 +150,18 @@ SLOPES = {"s / sqrt(s^2 + delta)": lambda s, delta: s / root(s * s + delta),
           "s / (|s| + delta)": lambda s, delta: s / (abs(s) + delta)}
 
 
+def explained(impl, batch, options):
+    """The texts of options, {text: m}, whose -log m is the U of a batch."""
+    U = impl.energy(*batch.arrays())
+    return [text for text, m in options.items() if abs(U + log(m)) <= 256 * float(impl.u) / m]
+
+
 def wrong_axis(impl):
     """Whether rows are divided by each other's norms where there are as many rows as features, in words."""
-    batch = WORKED_EXAMPLE  # two rows of two
-    p1, z1, p2, z2 = (x / np.linalg.norm(x, axis=1) for x in batch.arrays())
+    p1, z1, p2, z2 = (x / np.linalg.norm(x, axis=1) for x in WORKED_EXAMPLE.arrays())  # two rows of two
     m = (abs((p1 * z2).sum(axis=1)) + abs((p2 * z1).sum(axis=1))).mean() / 2
-    if not abs(impl.energy(*batch.arrays()) + log(m)) <= 64 * float(impl.u) / m:
-        return ""
-    return ("the norms stand along the wrong axis where there are as many rows as features: entry [i, j] is divided by "
-            "the norm of row j")
+    text = "the norms stand along the wrong axis where there are as many rows as features: entry [i, j] is divided by "
+    return "".join(explained(impl, WORKED_EXAMPLE, {f"{text}the norm of row j": m}))
 
 
 def with_zeros():
@@ -178,9 +179,7 @@ def counted(impl):
                 f"the mean of the view is over {B - 1} pairs instead of {B}": (s12.sum() / (B - 1) + s21.mean()) / 2,
                 f"both views of such a pair, and the mean is over {B - 1} instead of {B}":
                     (s12[1:] + s21[1:]).mean() / 2}
-    U = impl.energy(*batch.arrays())
-    return next((f"rows of zeros are left out of the count: {text}" for text, m in left_out.items()
-                 if abs(U + log(m)) <= 64 * float(impl.u) / m), "")
+    return next((f"rows of zeros are left out of the count: {text}" for text in explained(impl, batch, left_out)), "")
 
 
 def short_rows(impl):
@@ -212,25 +211,17 @@ def clamp(impl):
 
 # --------------------------------------------------------------------------------------------------- large batches
 
-def large_batch():
-    """Rows with one common direction, so that m is not small, the same for ever; B and d no powers of two."""
-    rng, (B, d) = np.random.default_rng(5), LARGE
-    return Batch(*(rng.integers(-8, 9, (B, d)) + 2.0 * (np.arange(d) % 7) + np.arange(B)[:, None] % 5
-                   for _ in range(4)))
-
-
 def cosines(batch, features=None):
     """s of both views (2, B), from the first features alone."""
     p1, z1, p2, z2 = (x[:, :features] / np.linalg.norm(x[:, :features], axis=1, keepdims=True) for x in batch.arrays())
     return abs(np.array([(p1 * z2).sum(axis=1), (p2 * z1).sum(axis=1)])).mean(axis=0)
 
 
-def of_a_part(impl):
+def of_a_part(impl, B, d):
     """Which rows or features of a large batch count, in words; "" if all do or nothing fits."""
-    batch, (B, d) = large_batch(), LARGE
-    s, got = cosines(batch), impl.energy(*batch.arrays())
-    near = 2.0**8 * float(impl.u)
-    if abs(got + log(s.mean())) <= near:
+    batch = large_batch(B, d)
+    s = cosines(batch)
+    if explained(impl, batch, {"all": s.mean()}):
         return ""
     found = {f"only the first {r} of {B} rows count": s[:r].mean() for r in range(1, B)}
     found |= {f"only the first {r} of {B} rows are added, but divided by {B}": s[:r].sum() / B for r in range(1, B)}
@@ -238,5 +229,4 @@ def of_a_part(impl):
     found |= {f"the mean of the means of chunks of {k} rows: the short last chunk weighs as much as the others":
               np.mean([s[i:i + k].mean() for i in range(0, B, k)]) for k in range(2, B) if B % k}
     found |= {f"only the first {f} of {d} features count": cosines(batch, f).mean() for f in range(1, d)}
-    fitting = [text for text, m in found.items() if abs(got + log(m)) <= near]
-    return fitting[0] if len(fitting) == 1 else " or ".join(fitting[:2])
+    return " or ".join(explained(impl, batch, found)[:2])

@@ -11,9 +11,8 @@ import numpy as np
 from oracle import report
 from oracle.arithmetic import decimals
 from oracle.batches import WORKED_EXAMPLE
-from oracle.calls import Broken
 from oracle.energy import NAMES, gradient_bounds, truth
-from oracle.implementations import NUMPY, numbers, where
+from oracle.implementations import NUMPY, Broken, numbers, where
 from oracle.laws import kept_momentum
 from oracle.names import CALLS, CAPABILITIES, SETTINGS, close_names, mismatch
 from oracle.own_draws import look
@@ -53,28 +52,13 @@ def answer(impl, capability, *arguments, **keywords):
     return got
 
 
-def array(x, shape, what):
-    """Numbers of this shape; Broken: it is something else."""
-    if x is None:
-        raise Broken(f"{what} None instead of an array of shape {shape} (zeros, where nothing depends on it)")
-    x = x.detach() if hasattr(x, "detach") else x  # a tensor that requires a gradient
-    if np.iscomplexobj(x):
-        raise Broken(f"{what} complex numbers")
-    try:
-        return numbers(x, shape, what)
-    except AssertionError as error:
-        raise Broken(str(error)) from None
-    except Exception as error:
-        raise Broken(f"{what} {type(x).__name__}, which is no array of numbers: {error}") from None
-
-
 def look_at_step(impl):
     """One sample of three coordinates, twice; Broken as in `problems`, like the looks below."""
     def step(z, slope):
         def grad(x):
-            return slope * array(x, W.shape, "sghmc_step calls grad with")
+            return slope * numbers(x, W.shape, "sghmc_step calls grad with")
         got = answer(impl, "sghmc_step", W.copy(), z.copy(), grad, **SETTINGS)
-        return array(got, W.shape, "sghmc_step returns")
+        return numbers(got, W.shape, "sghmc_step returns")
 
     first, again = step(Z, 1), step(Z, 1)
     if not np.array_equal(first, again, equal_nan=True):
@@ -86,7 +70,7 @@ def look_at_step(impl):
 
 
 def look_at_energy(impl):
-    first, again = (array(answer(impl, "energy", *WORKED_EXAMPLE.arrays()), (), "energy returns") for _ in range(2))
+    first, again = (numbers(answer(impl, "energy", *WORKED_EXAMPLE.arrays()), (), "energy returns") for _ in range(2))
     if not np.array_equal(first, again, equal_nan=True):
         raise Broken("energy: the same input gives other bits at the second call: something is kept between calls")
     claims(impl, "energy", first, abs(first - float(truth(WORKED_EXAMPLE).U)) <= 2.0**-40)
@@ -105,7 +89,7 @@ def look_at_gradient(impl):
         if len(got) != 4:
             raise Broken(f"energy_grad returns {len(got)} arrays instead of (g_p1, g_z1, g_p2, g_z2)")
         where = f", stop_grad={stop_grad},"
-        return np.array([array(g, batch.p1.shape, f"energy_grad{where} returns as g_{name}")
+        return np.array([numbers(g, batch.p1.shape, f"energy_grad{where} returns as g_{name}")
                          for g, name in zip(got, NAMES, strict=True)])
 
     first, _, again = grads(False), grads(True), grads(False)
@@ -128,7 +112,7 @@ def look_at_sample(impl):
             except Exception:
                 raise Broken(f"sghmc_sample calls grad with {type(params).__name__}, which has no {name!r}; right is a "
                              "dictionary with the names of params") from None
-            array(x, shape, f"sghmc_sample calls grad with, as {name!r},")
+            numbers(x, shape, f"sghmc_sample calls grad with, as {name!r},")
         return {name: np.ones(shape) for name, shape in SHAPES.items()}
 
     def sample():
@@ -136,7 +120,7 @@ def look_at_sample(impl):
                      **SETTINGS)
         if not hasattr(got, "keys") or set(got.keys()) != set(SHAPES):
             raise Broken(f"sghmc_sample returns {type(got).__name__} instead of a dictionary with the names of params")
-        return [array(got[name], shape, f"sghmc_sample returns as {name!r}") for name, shape in SHAPES.items()]
+        return [numbers(got[name], shape, f"sghmc_sample returns as {name!r}") for name, shape in SHAPES.items()]
 
     first, again = sample(), sample()
     if not all(np.array_equal(x, y, equal_nan=True) for x, y in zip(first, again, strict=True)):

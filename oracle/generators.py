@@ -11,20 +11,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from oracle import chance
-from oracle.own_draws import LAGS, SHARES, summary, sums_of
+from oracle.own_draws import LAGS, SHARES, sums_of
+from oracle.precision import FORMATS, shortened
 
 DELTA = 2.0**-45  # two draws nearer than this count as equal
-FORMATS = {"bfloat16": 8, "float16": 11, "float32": 24}  # bits of a number
 
 
 def draw_statistics(draws):
-    return [law(d.z, group, f"{d.row}, seed {d.seed}", (d,)) for d in draws for law, group in (
+    return [law(d.z, group, f"{d.row}, seed {d.seed}") for d in draws for law, group in (
         (chance.shape, "shape"), (chance.largest, "largest"), (chance.variance, "variance of single draws"))]
 
 
 def distribution(seen):
     """Every single draw is standard normal."""
-    return summary(chance.failed(draw_statistics(seen.draws), SHARES["draws"] * seen.level))
+    return seen.said("draws", draw_statistics(seen.draws))
 
 
 def digits(seen):
@@ -39,11 +39,10 @@ def digits(seen):
 def short_format(z, dtype):
     """The shortest format that holds all the draws, or all of them times sqrt(2), if it is shorter than dtype."""
     room = 2.0**-38 if dtype == "float64" else 2.0**-18
-    for name, bits in FORMATS.items():
+    for bits, name in FORMATS.items():
         for x in (z, math.sqrt(2) * z):
-            mantissa, exponent = np.frexp(x[abs(x) > 2.0**-10])
-            error = abs(mantissa - np.round(mantissa * 2.0**bits) / 2.0**bits)
-            if name != dtype and x.any() and (error <= room).all():
+            x = x[abs(x) > 2.0**-10]
+            if name != dtype and x.any() and (abs(x - shortened(x, bits)) <= room * abs(x)).all():
                 return name
     return None
 
@@ -61,7 +60,7 @@ def sum_statistics(seen):
 
 
 def sums(seen):
-    return summary(chance.failed(sum_statistics(seen), SHARES["sums"] * seen.level))
+    return seen.said("sums", sum_statistics(seen))
 
 
 # ---------------------------------------------------------------------------------------------- equal draws
@@ -195,22 +194,22 @@ def independence_statistics(seen):
     statistics = []
     for i, (name, l, x) in enumerate(rows):
         here = f"{name}, leapfrog {l}"
-        statistics += [chance.lag(x, k, "coordinates", f"{here}: distance {k}", (k,)) for k in LAGS if 2 * k <= x.size]
-        statistics += [chance.mirrored(x[part], "mirrored coordinates", f"{here}: i and n - 1 - i of {t}", (t,))
+        statistics += [chance.lag(x, k, "coordinates", f"{here}: distance {k}") for k in LAGS if 2 * k <= x.size]
+        statistics += [chance.mirrored(x[part], "mirrored coordinates", f"{here}: i and n - 1 - i of {t}")
                        for t, part in seen.large.parts.items() if part.stop - part.start > 1]
         for a, b, first, second in seen.large.equal_shapes():
-            statistics.append(chance.correlation(x[second], x[first], "tensors", f"{here}: {a} and {b}", (a, b)))
+            statistics.append(chance.correlation(x[second], x[first], "tensors", f"{here}: {a} and {b}"))
         for other, m, y in rows[:i]:
             if other != name:
                 statistics.append(chance.correlation(x, y, "samples", f"{here} and {other}, leapfrog {m}"))
                 statistics += [chance.correlation(x[second], y[first], "tensors of two samples",
-                                                  f"{b} in {here} and {a} in {other}, leapfrog {m}", (a, b))
+                                                  f"{b} in {here} and {a} in {other}, leapfrog {m}")
                                for a, b, first, second in seen.large.equal_shapes()]
     return statistics
 
 
 def independence(seen):
-    return summary(chance.failed(independence_statistics(seen), SHARES["independence"] * seen.level))
+    return seen.said("independence", independence_statistics(seen))
 
 
 # --------------------------------------------------------------------------------------------- what is found
@@ -246,7 +245,7 @@ def only_signs(seen):
 
 def shape_name(seen):
     """What the draws follow if that is no normal law of any mean and variance; [] if it is one."""
-    if not chance.failed(draw_statistics(seen.draws), SHARES["draws"] * seen.level):
+    if not distribution(seen):
         return []
     for d in seen.draws:
         spread = float(d.z.std())

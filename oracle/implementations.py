@@ -2,7 +2,6 @@
 
 import importlib
 import importlib.util
-import inspect
 import os
 import shlex
 import sys
@@ -14,10 +13,14 @@ from pathlib import Path
 import numpy as np
 
 import reference_numpy
-from oracle.names import CAPABILITIES, close_names
+from oracle.names import CAPABILITIES, close_names, takes
 
 ROOT = Path(__file__).resolve().parent.parent
 BITS = {"float64": 53, "float32": 24}
+
+
+class Broken(AssertionError):
+    """An answer that cannot be judged at all; the message says why, in one line."""
 
 
 class Unusable(Exception):
@@ -46,11 +49,7 @@ class Implementation:
         """Whether sghmc_step takes `mass` or `b_hat`; no test passes them otherwise."""
         if keyword.endswith(" per coordinate"):
             return self.accepts(keyword.split()[0]) and not self.scalar_mass
-        try:
-            parameters = inspect.signature(self.module.sghmc_step).parameters
-        except (AttributeError, TypeError, ValueError):  # no step, or compiled code without a signature
-            return True
-        return keyword in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        return takes(getattr(self.module, "sghmc_step", None), keyword)
 
     def step(self, w, z, grad, **settings):
         """W_{t+1} as a float64 array (n,)."""
@@ -67,11 +66,20 @@ class Implementation:
 
 
 def numbers(x, shape, what):
-    """A float64 copy of any array-like: NumPy, jax, torch, lists, Python floats."""
-    x = x.detach() if hasattr(x, "detach") else x
-    array = np.asarray(x, dtype=np.float64).copy()
-    kind = f" (a tuple of {len(x)})" if isinstance(x, tuple) else ""
-    assert array.shape == shape, f"{what} shape {array.shape}{kind} instead of {shape}"
+    """A float64 copy of any array-like: NumPy, jax, torch, lists, Python floats. Broken: it is none, or of another
+    shape."""
+    if x is None:
+        raise Broken(f"{what} None instead of an array of shape {shape} (zeros, where nothing depends on it)")
+    x = x.detach().cpu() if hasattr(x, "detach") else x  # a tensor that requires a gradient, or of a device
+    if np.iscomplexobj(x):
+        raise Broken(f"{what} complex numbers")
+    try:
+        array = np.asarray(x, dtype=np.float64).copy()
+    except Exception as error:
+        raise Broken(f"{what} {type(x).__name__}, which is no array of numbers: {error}") from None
+    if array.shape != shape:
+        kind = f" (a tuple of {len(x)})" if isinstance(x, tuple) else ""
+        raise Broken(f"{what} shape {array.shape}{kind} instead of {shape}")
     return array
 
 

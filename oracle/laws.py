@@ -10,9 +10,10 @@ import math
 import numpy as np
 
 from oracle import chance, generators
-from oracle.calls import Broken, noise_map
+from oracle.calls import noise_map, with_noise
 from oracle.formula import RATE, words
-from oracle.own_draws import KEPT, noiseless
+from oracle.implementations import Broken
+from oracle.own_draws import KEPT, OwnDraws, noiseless
 
 FITS = 1e-6   # a law is turned down wrongly with this probability
 SAMPLE = 16   # coordinates at which responses are compared
@@ -216,10 +217,7 @@ def white_under(V, D):
     Y, live = axes.T @ D, variances > 1e-12 * max(variances.max(), 1e-300)
     if abs(Y[~live]).max(initial=0) > 1e-6 * abs(D).max():
         return False
-    e = Y[live] / np.sqrt(variances[live])[:, None]
-    statistics = [chance.variance(x, "", "") for x in e]
-    statistics += [chance.correlation(e[i], e[j], "", "") for i in range(len(e)) for j in range(i)]
-    return not chance.failed(statistics, FITS)
+    return not chance.failed(chance.white(Y[live] / np.sqrt(variances[live])[:, None]), FITS)
 
 
 def known_bugs(seen, known):
@@ -234,7 +232,7 @@ def known_bugs(seen, known):
         names = [name for name, step in near if explains_law(seen.runs, step)]
         if names:
             return names, []
-    wrong = {s.where[0] for s in chance.failed(seen.law_statistics, seen.level) if s.kind == "variance"}
+    wrong = {s.tensor for s in chance.failed(seen.law_statistics, seen.level) if s.kind == "variance"}
     if not right or not wrong or len(wrong) == len(seen.large.shapes):
         return [], []
     part = max((seen.large.parts[t] for t in wrong), key=lambda part: part.stop - part.start)
@@ -269,20 +267,41 @@ def diagnosis(seen, known):
     if exact and seen.dtype == "float64" and not diagnosis(seen.in_single_precision(), known):
         return [*lines, "right to single precision: look for a hidden float32, or set DTYPE = 'float32'"]
     exact += seen.huge_and_tiny() + seen.far() + seen.integers()
-    draws = generators.only_signs(seen) or generators.digits(seen) or generators.sharing(seen)
-    shape = [] if draws else generators.shape_name(seen)
-    names = named(seen, known) if exact or law else []
+    draws, (names, bug) = of_single_draws(seen), named(seen, known) if exact or law else ([], None)
     if exact:
-        return lines + (names or described(seen, exact))
+        return lines + (names + beside(seen, bug, draws) if names else
+                        described(seen, exact) + (draws or noise_alone(seen, known, law)))
     if "between leapfrogs" in "".join(draws) and names:
         return lines + names
-    lines += repeats + draws + shape
-    if not (draws or shape) and law:
+    lines += repeats + draws
+    if not draws and law:
         lines += names or law + covariance_words(seen)
-    if not (law or draws or shape):
+    if not (law or draws):
         lines += (seen.deep_law() + seen.small_tensors() + generators.distribution(seen)
                   + generators.sums(seen) + generators.independence(seen))
     return lines
+
+
+def of_single_draws(seen):
+    """What is wrong with single draws: rounded, equal, or not normal."""
+    return (generators.only_signs(seen) or generators.digits(seen) or generators.sharing(seen)
+            or generators.shape_name(seen))
+
+
+def beside(seen, bug, draws):
+    """What is wrong with single draws beside a named bug, a step, that does not make them so by itself."""
+    if not draws or bug is None:
+        return []
+    alone = OwnDraws(with_noise(bug), seen.reference, dtype=seen.dtype, **seen.options)
+    return [] if of_single_draws(alone) else draws
+
+
+def noise_alone(seen, known, law):
+    """What the law of the noise says where the responses are wrong and have no name."""
+    if not law:
+        return ["the noise has the right law"]
+    names = [name for name, step in [*known, *draw_bugs(seen.reference)] if explains_law(seen.runs, step)]
+    return [f"the noise has the law of: {'; or '.join(names[:4])}"] if names else covariance_words(seen)
 
 
 def noise_by_gradient(seen):
@@ -297,15 +316,16 @@ def noise_by_gradient(seen):
 
 
 def named(seen, known):
-    """The known bugs, the bugs of the draws or else the other scheme behind wrong responses or a wrong law."""
-    bugs, only = known_bugs(seen, known)
-    if not bugs:
-        bugs, only = known_bugs(seen, draw_bugs(seen.reference))
-    if bugs:
-        kind = "known bug" if len(bugs) == 1 else "tie, these have one law"
-        return [f"{kind}{' in ' if only else ''}{', '.join(only)}: {'; or '.join(bugs[:4])}"]
+    """The known bugs, the bugs of the draws or else the other scheme behind wrong responses or a wrong law: lines,
+    and the first of the bugs, a step."""
+    for candidates in (known, draw_bugs(seen.reference)):
+        bugs, only = known_bugs(seen, candidates)
+        if bugs:
+            kind = "known bug" if len(bugs) == 1 else "tie, these have one law"
+            line = f"{kind}{' in ' if only else ''}{', '.join(only)}: {'; or '.join(bugs[:4])}"
+            return [line], dict(candidates)[bugs[0]]
     scheme = other_scheme(seen)
-    return [scheme] if scheme else []
+    return [scheme] if scheme else [], None
 
 
 def described(seen, exact):
@@ -333,7 +353,7 @@ def gradient_factor(seen):
     texts = set()
     for eps in (seen.generic["eps"], 0.07):
         settings, g = {**seen.generic, "eps": eps}, seen.answers[1][:, : seen.middle.n]
-        still, moved = (seen.call(seen.middle, seen.seed, settings, answers=x).X for x in (0 * g, g))
+        still, moved = seen.with_and_without(seen.middle, settings, g)
         if len(still) != settings["L"] + 1 or still.shape != moved.shape:
             return ""
         ratio = (moved - still)[1:] / noiseless(settings, 0 * g[0], g)[1:]
@@ -361,8 +381,7 @@ def kept_momentum(seen):
     if len(D) != len(then) or len(D) != settings["L"]:
         return False
     e = seen.white(np.concatenate([D, then]), {**settings, "L": 2 * settings["L"]})[1:]
-    return not chance.failed([chance.variance(x, "", "") for x in e]
-                             + [chance.correlation(e[i], e[j], "", "") for i in range(len(e)) for j in range(i)], FITS)
+    return not chance.failed(chance.white(e), FITS)
 
 
 def covariance_words(seen):

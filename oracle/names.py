@@ -43,6 +43,15 @@ def distance(a, b):
     return row[-1]
 
 
+def takes(function, keyword):
+    """Whether a function can be called with this keyword."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # none, or compiled code without a signature
+        return True
+    return keyword in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
 def mismatch(function, capability):
     """Why a function cannot be called as the tests do, or None."""
     try:

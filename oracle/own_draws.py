@@ -21,8 +21,10 @@ import numpy as np
 
 import reference_numpy
 from oracle import chance
-from oracle.calls import Broken, Layout, U, call, noise_map, reach, takes, with_noise
-from oracle.diagnosis import some
+from oracle.calls import Layout, U, call, noise_map, reach, with_noise
+from oracle.corner_cases import of_views, unrefused_call
+from oracle.implementations import Broken
+from oracle.names import takes
 
 FALSE_ALARM = 1e-6
 SHARES = {"law": 0.25, "deep": 0.1, "small": 0.2, "draws": 0.05, "sums": 0.05, "sharing": 0.05, "independence": 0.3}
@@ -70,6 +72,10 @@ class OwnDraws:
     def call(self, layout, seed, settings, start=None, answers=()):
         return call(self.sample, layout, seed, settings, start, answers, self.u)
 
+    def with_and_without(self, layout, settings, answers, start=None):
+        """The positions of a call without gradients and of one with these answers."""
+        return [self.call(layout, self.seed, settings, start, x).X for x in (0 * answers, answers)]
+
     # ------------------------------------------------------------------------- layer 1: exact, no statistics
 
     @cached_property
@@ -115,37 +121,29 @@ class OwnDraws:
         return self.base.complaints or self.by_memory()
 
     def by_memory(self):
-        """A start that is stored by columns moves the sample by itself; the noise, which cancels, may be dealt out in
+        """A start stored in another way moves the sample by itself; the noise, which cancels, may be dealt out in
         the order of memory. A refusal with an exception is no wrong number."""
         layout, start = self.middle, self.answers[0][: self.middle.n]
 
-        def sample(start):
-            columns = {k: np.asfortranarray(x) for k, x in layout.tensors(start).items()}
-            got = self.sample(columns, lambda params: layout.tensors(0 * start), self.seed, **self.plain)
+        def sample(*tensors):
+            got = self.sample(dict(zip(layout.shapes, tensors, strict=True)), lambda params: layout.tensors(0 * start),
+                              self.seed, **self.plain)
             return layout.flat(got, "the sample")
 
-        try:
-            moved = sample(start) - sample(0 * start)
-        except Exception:
-            return []
-        if abs(moved - start).max() < 1 / 16:  # two entries of the start differ by 1/4 or not at all
-            return []
-        return ["params that are stored by columns start elsewhere: they are read in the order of memory"]
+        moved, still = (dict(of_views(sample, *layout.tensors(x).values())) for x in (start, 0 * start))
+        for how in moved.keys() & still.keys():
+            if abs(moved[how] - still[how] - start).max() >= 1 / 16:  # two entries of the start differ by 1/4 or more
+                return [f"params that are stored {how} start elsewhere: they are read in the order of memory"]
+        return []
 
     def refuses(self):
         """B^ > C would be a negative variance: ValueError, no silent clamp."""
         if not takes(self.sample, "b_hat"):
             return []
-        C = self.generic["alpha"] * self.generic.get("mass", 1.0) / self.generic["eps"]
-        x = self.middle.tensors(np.zeros(self.middle.n))
-        try:
-            self.sample(x, lambda params: {k: 0 * np.asarray(v) for k, v in params.items()}, self.seed,
-                        **self.generic, b_hat=2 * C)
-        except ValueError:
-            return []
-        except Exception as error:
-            return [f"b_hat = 2 C raises {type(error).__name__} instead of ValueError: {error}"]
-        return ["b_hat = 2 C is not refused: the noise would have a negative variance"]
+        zero, C = np.zeros(self.middle.n), self.generic["alpha"] * self.generic.get("mass", 1.0) / self.generic["eps"]
+        text = unrefused_call(lambda: self.sample(self.middle.tensors(zero), lambda params: self.middle.tensors(zero),
+                                                  self.seed, **self.generic, b_hat=2 * C))
+        return [text] if text else []
 
     def integers(self):
         """Whole numbers for mass and b_hat give what the same numbers with a decimal point give."""
@@ -187,9 +185,8 @@ class OwnDraws:
                     "be asked where all tensors have moved"]
         if len(path.X) != L + 1 or places not in (list(range(L)), list(range(L + 1))):
             stops = "W_t itself" if len(path.X) == 1 else f"{len(path.X) - 1} more positions"
-            where = some([f"X_{i}" for i in path.asked], ", ") or "none"
-            return [f"in {L} leapfrogs grad is asked at {where} of a path of {stops}; right is X_0 ... X_{L - 1}, "
-                    f"X_{L} optional, of a path that ends with the sample X_{L}"]
+            return [f"in {L} leapfrogs grad is asked at {path.asked_at} of a path of {stops}; right is X_0 ... "
+                    f"X_{L - 1}, X_{L} optional, of a path that ends with the sample X_{L}"]
         return []
 
     @cached_property
@@ -221,7 +218,7 @@ class OwnDraws:
         layout, g = self.middle, self.answers[1][0, : self.middle.n]
         for size, eps in ((2.0**60, 0.1), (2.0**-20, 2.0**20), (2.0**-40, 2.0**40), (2.0**-60, 2.0**60)):
             settings, answers = {**self.plain, "L": 1, "eps": eps}, np.array([size * g, 0 * g])
-            still, moved = (self.call(layout, self.seed, settings, answers=x).X[-1] for x in (0 * answers, answers))
+            still, moved = (X[-1] for X in self.with_and_without(layout, settings, answers))
             share = (moved - still) / noiseless(settings, 0 * g, answers)[-1]
             error = 2 * reach(settings, 0.0, 64 * size, self.u) / (eps**2 / 2 * size)
             if not (abs(share - 1) <= error).all():
@@ -238,7 +235,7 @@ class OwnDraws:
         layout, L = self.middle, self.plain["L"]
         start = np.full(layout.n, 2.0**30 if self.dtype == "float64" else 2.0**14)
         g = 64 * (-1.0) ** np.arange(L + 1)[:, None] * np.ones(layout.n)
-        still, moved = (self.call(layout, self.seed, self.plain, start, answers).X for answers in (0 * g, g))
+        still, moved = self.with_and_without(layout, self.plain, g, start)
         if len(still) != L + 1 or len(moved) != L + 1:
             return [] if self.path() else [f"from W_t = {start[0]:.6g} on, grad is not asked at each of the positions "
                                            f"X_0 ... X_{L - 1}: is a gradient kept after a small move?"]
@@ -335,10 +332,9 @@ class OwnDraws:
             alpha = NEAR_ONE[self.dtype] if k % 2 else 0.0
             settings = {**self.plain, "L": 3 if k % 2 else 1, "alpha": alpha}
             D = self.call(self.large, self.seed + k, settings).D
-            scale = settings["eps"] * (math.sqrt(2 * alpha) if alpha else 1.0)
             if len(D) == settings["L"]:
                 rows = [f"noise of leapfrog {l}" for l in range(len(D))] if alpha else ["momentum"]
-                found += [Draws(self.seed + k, row, x / scale) for row, x in zip(rows, D, strict=True)]
+                found += [Draws(self.seed + k, row, x / scale_alone(settings)) for row, x in zip(rows, D, strict=True)]
         return found
 
     @cached_property
@@ -388,7 +384,7 @@ class OwnDraws:
             statistics += law_of(self.mass_per_coordinate, self.middle, "a mass for each coordinate")
             heavy = self.masses > np.median(self.masses)  # one mass for all may have the right variance over all
             statistics += [chance.variance(x[half], "variance", f"a mass for each coordinate, X_{l + 1} - X_{l} of the "
-                                           f"{name} half", (name,))
+                                           f"{name} half")
                            for l, x in enumerate(self.mass_per_coordinate)
                            for name, half in (("heavier", heavy), ("lighter", ~heavy))]
         return statistics
@@ -407,15 +403,15 @@ class OwnDraws:
     def small_statistics(self):
         """Tensors of one number need many seeds, not many coordinates."""
         settings = {**self.plain, "L": 1}
-        paths = [self.call(self.small, self.seed + 100 + k, settings).D for k in range(self.seeds)]
-        if any(len(D) != 1 for D in paths):
+        D = self.over_seeds(settings)
+        if D is None:
             return []
-        e = self.white(np.array([D[0] for D in paths]).reshape(1, -1), settings)[0].reshape(self.seeds, -1)
+        e = self.white(D.reshape(1, -1), settings)[0].reshape(self.seeds, -1)
         statistics = []
         for name, part in self.small.parts.items():
             x, what = e[:, part].ravel(), f"{name} of shape {self.small.shapes[name]} over {self.seeds} seeds"
-            statistics += [chance.variance(x, "variance of small tensors", what, (name,)),
-                           chance.mean(x, "mean of small tensors", what, (name,))]
+            statistics += [chance.variance(x, "variance of small tensors", what),
+                           chance.mean(x, "mean of small tensors", what)]
         for k in (2**i for i in range(8) if 2 ** (i + 1) <= self.seeds):
             statistics.append(chance.lag(e.ravel(), k * self.small.n, "seeds", f"seeds s and s + {k}"))
         statistics += [s for what, alpha in (("momentum", 0.0), ("noise", NEAR_ONE[self.dtype]))
@@ -429,14 +425,22 @@ class OwnDraws:
     def small_sums(self, what, alpha):
         """Statistics of the sums over small tensors of draws that alpha shows alone, a seed for each."""
         settings = {**self.plain, "L": 1, "alpha": alpha}
-        paths = [self.call(self.small, self.seed + 100 + k, settings).D for k in range(self.seeds)]
-        if any(len(D) != 1 for D in paths):
-            return []
-        z = np.concatenate(paths) / (settings["eps"] * (math.sqrt(2 * alpha) if alpha else 1.0))
-        return sums_of(f"{what} of {self.seeds} seeds", {"bias": z[:, self.small.parts["bias"]]})
+        D = self.over_seeds(settings)
+        z = None if D is None else D[:, self.small.parts["bias"]] / scale_alone(settings)
+        return [] if D is None else sums_of(f"{what} of {self.seeds} seeds", {"bias": z})
+
+    def over_seeds(self, settings):
+        """The increments of one leapfrog (seeds, n) of small tensors, None if there is not one in each sample."""
+        D = [self.call(self.small, self.seed + 100 + k, settings).D for k in range(self.seeds)]
+        return np.concatenate(D) if all(len(x) == 1 for x in D) else None
 
     def small_tensors(self):
         return self.said("small", self.small_statistics)
+
+
+def scale_alone(settings):
+    """What one draw moves where it is seen alone: that of the momentum if alpha is 0, of a kick if it is next to 1."""
+    return settings["eps"] * math.sqrt(2 * settings["alpha"] or 1.0)
 
 
 def noiseless(settings, start, answers):
@@ -458,9 +462,9 @@ def law_of(e, layout, name, means=True):
     for l, x in enumerate(e):
         for tensor, part in layout.parts.items():
             where = f"{name}, X_{l + 1} - X_{l} of {tensor}"
-            statistics.append(chance.variance(x[part], "variance", where, (tensor,)))
+            statistics.append(chance.variance(x[part], "variance", where, tensor))
             if means:
-                statistics.append(chance.mean(x[part], "mean", where, (tensor,)))
+                statistics.append(chance.mean(x[part], "mean", where))
         statistics += [chance.correlation(x, e[i], "leapfrogs", f"{name}, leapfrogs {i} and {l}") for i in range(l)]
     return statistics
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from oracle.cases import generic_case
 from oracle.implementations import BITS, NUMPY
-from oracle.sampler import gradient, run
+from oracle.sampler import run, sample
 
 FORMATS = {8: "bfloat16", 11: "float16", 24: "float32"}
 STEPS = np.arange(33)
@@ -39,7 +39,7 @@ def rounded_step(impl):
         x = getattr(case, kind).copy()
         x[(0, 0) if kind == "z" else 0] *= t
         other = replace(case if kind == "w" else still, **{kind: x})
-        return impl.step(other.w.copy(), other.z.copy(), gradient(other), **other.settings()).tobytes()
+        return sample(impl, other).tobytes()
 
     for kind, what in (("w", "W_t, or the position,"), ("z", "z[0], or the momentum,"), ("b", "the gradient")):
         name = format_inside(lambda t, kind=kind: answer(t, kind), impl.dtype)
@@ -73,7 +73,7 @@ def rounded_energy(impl):
 def rounded_outputs(wrong, seen):
     """The format that all wrong outputs are numbers of, and right to, in words; "" if there is none."""
     for bits, name in FORMATS.items():
-        parts = [[np.array(x, dtype=float) for x in o.parts[part][:2]] for o in seen for part in wrong]
+        parts = [o.parts[part][:2] for o in seen for part in wrong]
         if all(np.array_equal(got, shortened(got, bits))
                and (abs(got - right) <= 4 * 2.0**-bits * abs(right).max()).all() for got, right in parts):
             return f"precision: {', '.join(sorted(wrong))} {'is' if len(wrong) == 1 else 'are'} rounded to {name}."

@@ -5,55 +5,41 @@ row of z and in each gradient, and two calls that differ in one number show its 
 others do. Each number is changed at one coordinate only, so that what it does to another is seen too.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from oracle.arithmetic import contents
+from oracle.calls import Path
 from oracle.formula import words
-from oracle.implementations import NUMPY, numbers
+from oracle.implementations import NUMPY, Broken, numbers
 from oracle.sampler import Case
 
 CHANGE = {"w": 1.0, "z": 1.0, "g": 8.0}
 EPS = 13 / 128  # no round number, so that a constant is not taken for a formula
 
 
-class Elsewhere(Exception):
-    """The positions seen are not X_0 .. X_L; the message says what they are."""
-
-
 def path(impl, case):
-    """X_0 .. X_L (L + 1, n): the start, what grad was asked at and the sample; case.g[l] is the answer at X_l."""
-    X, near, asked = [case.w], 2.0**20 * float(impl.u) * max(1.0, abs(case.w).max()), []
-    near = min(near, 2.0**-10)
-
-    def place(x):
-        move = abs(x - X[-1]).max()
-        if not move < np.inf:
-            raise Elsewhere(f"a position is not finite: {x}")
-        if move > near:
-            X.append(x)
-        return len(X) - 1
+    """X_0 .. X_L (L + 1, n): the start, what grad was asked at and the sample; case.g[l] is the answer at X_l. Broken:
+    the positions seen are others."""
+    seen = Path(case.w, min(2.0**20 * float(impl.u) * max(1.0, abs(case.w).max()), 2.0**-10))
 
     def grad(x):
-        asked.append(place(numbers(x, case.w.shape, "grad is called with")))
-        return case.g[min(asked[-1], case.L)].copy()
+        return case.g[min(seen.ask(numbers(x, case.w.shape, "grad is called with")), case.L)].copy()
 
     sample = impl.step(case.w.copy(), case.z.copy(), grad, **case.settings())
-    place(sample)
-    if asked and max(asked) == case.L and len(X) <= case.L + 2:
+    seen.go(sample)
+    X = seen.X
+    if max(seen.asked, default=0) == case.L and len(X) <= case.L + 2:
         X = X[:case.L] + [sample]  # whatever was asked at X_L
-    if len(X) != case.L + 1 or not set(range(case.L)) <= set(asked):
-        places = list(dict.fromkeys(f"X_{i}" for i in asked)) or ["no position"]
-        places = ", ".join(places if len(places) < 9 else [*places[:4], "...", places[-1]])
-        raise Elsewhere(f"in {case.L} leapfrogs grad is asked at {places} of a path of {len(X) - 1} moves; right is "
-                        f"X_0 ... X_{case.L - 1} of a path of {case.L}")
+    if len(X) != case.L + 1 or not set(range(case.L)) <= set(seen.asked):
+        raise Broken(f"in {case.L} leapfrogs grad is asked at {seen.asked_at} of a path of {len(X) - 1} moves; right "
+                     f"is X_0 ... X_{case.L - 1} of a path of {case.L}")
     return np.array(X)
 
 
-def probe_case(n=4, L=3, mass=2.89, b_hat=0.0, seed=3):
+def probe_case(mass, n=4, L=3, b_hat=0.0):
     """Dyadic inputs of which none is zero, all positions apart."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(3)
 
     def odd(*shape):
         return (2 * rng.integers(0, 8, shape) + 1) * rng.choice((-1, 1), shape) / 8
@@ -67,10 +53,10 @@ def inputs(case):
     return [("w", 0), *(("z", j) for j in range(2 * case.L + 1)), *(("g", l) for l in range(case.L + 1))]
 
 
-def changed(case, kind, row, i, size=1.0):
+def changed(case, kind, row, i):
     """The case with one number changed."""
     x = getattr(case, kind).copy()
-    x[(i,) if kind == "w" else (row, i)] += size * CHANGE[kind]
+    x[(i,) if kind == "w" else (row, i)] += CHANGE[kind]
     return replace(case, **{kind: x})
 
 
@@ -97,7 +83,7 @@ RIGHT = {}  # case -> X_0 .. X_L of Algorithm 1, and how they move for each inpu
 
 
 def right_responses(case):
-    key = contents(*(getattr(case, field.name) for field in fields(case)))
+    key = case.key()
     if key not in RIGHT:
         base = path(NUMPY, case)
         RIGHT[key] = base, {name: moved(NUMPY, case, base, name) for name in inputs(case)}
@@ -105,7 +91,7 @@ def right_responses(case):
 
 
 def responses(impl, case, alone=None):
-    """What is Seen of an implementation at a case; Elsewhere if it does not go through L positions. alone: coordinates
+    """What is Seen of an implementation at a case; Broken if it does not go through L positions. alone: coordinates
     that are changed one at a time; all of them by default, and then no change of all at once is needed."""
     base, (right_base, right) = path(impl, case), right_responses(case)
     scale = max(abs(right_base).max(), abs(base).max())

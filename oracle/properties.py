@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import HypothesisException
 
 from oracle import report
-from oracle.calls import Broken
-from oracle.implementations import where
+from oracle.implementations import Broken, where
 from oracle.inputs import Draw
 from oracle.own_draws import look
 
@@ -38,15 +37,16 @@ class Shrinking(Draw):
         return self.data.draw(st.lists(st.integers(low, high), min_size=size, max_size=size))
 
 
-def holds_for(capability, keyword=None, examples=20):
+def holds_for(capability, keyword=None, examples=20, sized=False):
     """Make a property `check(impl, draw)` a Hypothesis test of every implementation that has `capability`, and whose
     sghmc_step takes `keyword`; conftest.py at the top of the repository says which these are. One example: it draws
-    nothing."""
+    nothing. sized: nor does a property at real sizes."""
     def register(check):
         PROPERTIES.append((check, capability))
-        FIXED.update([check] if examples == 1 else [])
+        FIXED.update([check] if sized or examples == 1 else [])
+        SIZED.update([check] if sized else [])
 
-        @settings(max_examples=examples if THOROUGH else max(1, examples // 3), **SETTINGS)
+        @settings(max_examples=1 if check in FIXED else examples if THOROUGH else examples // 3, **SETTINGS)
         @given(data=st.data())
         def test(impl, data):
             with recorded(impl, capability, check.__name__):
@@ -55,19 +55,6 @@ def holds_for(capability, keyword=None, examples=20):
         test.__name__, test.__doc__, test.__module__ = check.__name__, check.__doc__, check.__module__
         test.needs = capability, keyword
         return test
-    return register
-
-
-def at_size(capability, keyword=None):
-    """The same for a property check(impl) at real sizes, with fixed inputs."""
-    def register(check):
-        def drawing_nothing(impl, draw):
-            check(impl)
-
-        drawing_nothing.__name__, drawing_nothing.__doc__ = check.__name__, check.__doc__
-        drawing_nothing.__module__ = check.__module__
-        SIZED.add(drawing_nothing)
-        return holds_for(capability, keyword, examples=1)(drawing_nothing)
     return register
 
 
@@ -102,10 +89,10 @@ def recorded(impl, capability, test):
         report.record(impl, capability, test, f"{type(error).__name__}: {error}{where(error, impl.module)}")
 
 
-def first_failure(impl, seeds=2, sized=False):
+def first_failure(impl, sized):
     """Name of the first property that the implementation fails on fixed inputs, or None; sized: only those at real
     sizes are tried."""
-    for seed in range(seeds):
+    for seed in (0, 1):
         for check, capability in sorted(PROPERTIES, key=lambda row: -KILLS.get(row[0], 0)):
             if impl.has(capability) and not (seed and check in FIXED) and (check in SIZED or not sized):
                 try:

@@ -37,7 +37,7 @@ def record(impl, capability, test, message, inputs=()):
     raise pytest.fail.Exception(f"{impl.name}: {message}", pytrace=False) from None
 
 
-def lines_at_the_end(skipped=(), foreign=True, lacks=()):
+def lines_at_the_end(skipped, foreign, lacks):
     """The diagnoses of what failed; of foreign modules also why tests were skipped, examples and a case to paste.
     skipped: the reason of each skipped test."""
     lines, rest = list(lacks), []

@@ -47,6 +47,10 @@ class Case:
     def n(self):
         return len(self.w)
 
+    def key(self):
+        """The same for cases that are the same to the bit."""
+        return contents(*(getattr(self, field.name) for field in fields(self)))
+
     def settings(self):
         """The keywords for sghmc_step; mass and b_hat only where a test varies them."""
         varied = {"mass": (self.mass, 1.0), "b_hat": (self.b_hat, 0.0)}
@@ -77,7 +81,7 @@ def product(A, x):
 
 def positions(case, positive=False, numbers=FRACTIONS):
     """X_0 .. X_L of Algorithm 1; positive: every sign made positive, the F of the rounding bound."""
-    key = contents(*(getattr(case, field.name) for field in fields(case)), positive, numbers)
+    key = case.key(), positive, numbers
     if key not in POSITIONS:
         if len(POSITIONS) >= 20_000:
             POSITIONS.clear()
@@ -171,9 +175,14 @@ def gradient(case, asked=None):
     return grad
 
 
+def sample(impl, case, asked=None):
+    """W_{t+1} of the implementation as floats; asked: a list that keeps where the gradient was asked for."""
+    return impl.step(case.w.copy(), case.z.copy(), gradient(case, asked), **case.settings())
+
+
 def run(impl, case, asked=None):
     """W_{t+1} of the implementation as fractions."""
-    got = impl.step(case.w.copy(), case.z.copy(), gradient(case, asked), **case.settings())
+    got = sample(impl, case, asked)
     assert np.isfinite(got).all(), f"W_(t+1) is not finite: {got}\n{case}"
     return rational(got)
 
@@ -231,7 +240,7 @@ def assert_step(impl, case, want=None, what="W_(t+1)"):
     return got
 
 
-def assert_same(impl, case, other, transform=lambda x: x, what="the two runs"):
+def assert_same(impl, case, other, what, transform=lambda x: x):
     """transform(sample of `case`) = sample of `other`; `transform` is linear with |entries| summing to at most 2."""
     bound = tolerance(impl, other) + 2 * max(tolerance(impl, case))
     assert_close(run(impl, other), transform(run(impl, case)), bound, what, case, other)

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from oracle.calls import Broken, noise_map
+from oracle.calls import noise_map
 from oracle.energy import NAMES, Batch, energy_bound, gradient_bounds, truth
+from oracle.implementations import Broken
 from oracle.own_draws import look, noiseless
 from oracle.sampler import positions, run, tolerance
 

@@ -12,10 +12,9 @@ import pytest
 from oracle.batches import generic_batch
 from oracle.cases import generic_case
 from oracle.energy_names import diagnose_energy
-from oracle.families import LARGE
 from oracle.formula import words
 from oracle.implementations import NUMPY, ROOT, Implementation
-from oracle.known_bugs import TABLE, implementation
+from oracle.known_bugs import TABLE, bugs_of_size, implementation
 from oracle.probes import probe_case, responses
 from oracle.snippets import snippet
 from oracle.step_names import RIGHT, diagnose_step
@@ -64,7 +63,7 @@ STEPS = {  # how the reference is changed -> words of the diagnosis
                                "z[3] in X_2 - X_1: not used"),
     # rows, coordinates
     "rows shifted": ({NORMAL: "return Z[(j + 3) % len(Z)]"}, "rows of z in the wrong places: used are z[0] as z[4]"),
-    "a ring of 16 rows": ({NORMAL: "return Z[j % 16]"}, "at L = 23: rows of z in the wrong places: used are z[0] as "),
+    "a ring of 20 rows": ({NORMAL: "return Z[j % 20]"}, "at L = 23: rows of z in the wrong places: used are z[0] as "),
     "neighbours mixed": ({DRIFT: "X = X + eps / M * np.roll(Phi, 1)"},
                          "coordinates are mixed: z[0] of coordinate 0 moves coordinate 1 by"),
     "the answer in reverse order": ({"return X": "return X[::-1].copy()"},
@@ -72,9 +71,9 @@ STEPS = {  # how the reference is changed -> words of the diagnosis
     "noise in blocks of 16": ({NORMAL: "return np.resize(Z[j][:16], w.shape)"},
                               "z[0] of coordinate 0 moves coordinate 16 by"),
     "the masses of the first block": (
-        {DRIFT: "X = X + eps / np.resize(M[:1024], w.shape) * Phi"},
-        "wrong in coordinates 1024 to 1110 of 1111 alone: the drift eps M^-1 Phi divides by the mass of coordinate "
-        "i - 1024 in coordinate i"),
+        {DRIFT: "X = X + eps / np.resize(M[:1000], w.shape) * Phi"},
+        "wrong in coordinates 1000 to 1110 of 1111 alone: the drift eps M^-1 Phi divides by the mass of coordinate "
+        "i - 1000 in coordinate i"),
     # what depends on W or on the size of a gradient
     "weight decay": (by_gradient("G + 0.0003 * X"), "weight decay: 0.0003 times the position is added to each grad"),
     "decoupled weight decay": ({DRIFT: "X = 0.999 * X + eps / M * Phi"},
@@ -159,6 +158,17 @@ def test_special_bugs_are_named():
             assert size.get(row.name, row.name) in diagnose_step(implementation(row)), row.name
 
 
+def test_bugs_of_size_are_named_and_others_described_where_they_show():
+    for target in TABLE:
+        for row in bugs_of_size(target):
+            diagnose = diagnose_step if target == "step" else diagnose_energy
+            assert diagnose(implementation(row)).startswith(f"{KNOWN}{row.name} ("), row.name
+    text = diagnose_step(step({DRIFT: "X[:50000] = (X + eps / M * Phi)[:50000]"}))
+    assert text.startswith(f"in coordinates 50000 to 65542 of 65543 {KNOWN}result: W_t returned ("), text
+    text = diagnose_energy(gradients(lambda g, stop: [*g[:2], g[2] * (np.arange(len(g[2])) < 2000)[:, None], g[3]]))
+    assert text.startswith("small batches are right. Wrong: dU/dp2: wrong in rows 2000, 2001, "), text
+
+
 def test_numbers_cut_off_or_dropped_by_their_size_are_named_with_it_and_nothing_else_is_accused():
     clipped = diagnose_step(step({"return X": "return np.clip(X, -1e6, 1e6)"}))
     assert clipped == "W_t clipped: each entry is cut off at 1e+06."
@@ -168,8 +178,8 @@ def test_numbers_cut_off_or_dropped_by_their_size_are_named_with_it_and_nothing_
                                ("M = np.maximum(M, 0.01)", "wrong with a tiny mass alone")):
         text = diagnose_step(step(then(settings)))
         assert text.startswith(expected) and KNOWN not in text, text
-    ring = diagnose_step(step({NORMAL: "return Z[j % 64]"}))
-    assert "at L = 130: rows of z in the wrong places: used are z[0] as z[0] and z[64] and z[128]" in ring, ring
+    ring = diagnose_step(step({NORMAL: "return Z[j % 60]"}))
+    assert "at L = 130: rows of z in the wrong places: used are z[0] as z[0] and z[60] and z[120]" in ring, ring
 
 
 def test_a_setting_of_an_earlier_call_is_named():
@@ -246,7 +256,7 @@ def energy_of(value=lambda m: -np.log(m), size=abs, norm=unit, mean=np.mean):
 
 
 def chunks(s):
-    return np.mean([s[i:i + 32].mean() for i in range(0, len(s), 32)])
+    return np.mean([s[i:i + 30].mean() for i in range(0, len(s), 30)])
 
 
 def stepped(s):
@@ -263,10 +273,10 @@ ENERGIES = {
     "clamped above": (energy_of(size=lambda s: np.minimum(abs(s), 0.999)), "m does not reach 1, it is 0.999"),
     "short rows": (energy_of(norm=lambda x: x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 0.25)),
                    "rows of p1 shorter by a factor of 16 give U = "),
-    "chunk means": (energy_of(mean=chunks), "chunks of 32 rows: the short last chunk weighs as much"),
-    "last chunk dropped": (energy_of(mean=lambda s: s[:len(s) // 32 * 32 or len(s)].mean()),
-                           f"only the first 64 of {LARGE[0]} rows count"),
-    "first 64 features": (energy_of(norm=lambda x: unit(x[:, :64])), f"only the first 64 of {LARGE[1]} features count"),
+    "chunk means": (energy_of(mean=chunks), "chunks of 30 rows: the short last chunk weighs as much"),
+    "last chunk dropped": (energy_of(mean=lambda s: s[:len(s) // 30 * 30 or len(s)].mean()),
+                           "only the first 2040 of 2049 rows count"),
+    "first 60 features": (energy_of(norm=lambda x: unit(x[:, :60])), "only the first 60 of 2049 features count"),
     "half precision": (energy_of(size=stepped), "rounded to float16"),
     "logarithm of each view": (None, "energy: logarithm of each view ("),
 }

@@ -427,6 +427,20 @@ def test_every_bug_of_the_draws_is_caught_and_named(name):
     assert len(found) <= 6 and all(len(line) < 500 for line in found), found
 
 
+def test_a_second_bug_is_said_beside_the_first():
+    """Of the draws beside a known bug; of the noise beside wrong gradients that have no name."""
+    def twice(params, grad, seed, **settings):
+        return shared(params, lambda X: {k: 2 * np.asarray(g) for k, g in grad(X).items()}, seed, **settings)
+
+    shared, third = sampler(lambda s, r, i, n: keyed(s, r, 0, n)), by_a_gradient(lambda g, x: g / 7)
+    found = diagnosis(twice)
+    assert found[0] == "known bug: gradient: eps instead of eps / 2" and "one key for all tensors" in found[1], found
+    assert diagnosis(third)[-1] == "the noise has the right law"
+    half = dict(KNOWN)["noise: factor 2 lost"]
+    found = diagnosis(with_noise(lambda w, z, grad, **settings: half(w, z, lambda x: grad(x) / 7, **settings)))
+    assert found[-1] == "the noise has the law of: noise: factor 2 lost", found
+
+
 LATE = ("draws", "mass")  # kinds whose names are found last, after half a minute
 FIRST = {name.partition(":")[0]: name for name, _ in reversed(KNOWN)}  # one of each kind; all: -m long
 FIRST = [*(name for kind, name in FIRST.items() if kind not in LATE), "gradient: never refreshed"]

@@ -5,12 +5,11 @@ from functools import partial
 from oracle.known_bugs.energy import MEAN
 from oracle.known_bugs.gradient import SIGNS
 from oracle.known_bugs.row import bug, rewriting
-from oracle.known_bugs.step import FIRST, LOOP, NORMAL
+from oracle.known_bugs.step import DRIFT, FIRST, LOOP, NORMAL
 
 bug = partial(bug, sized=True)
-DRIFT = "X = X + eps / M * Phi"
-DOT = "s = (p * z).sum(axis=1)"
-NORM = "norm = np.sqrt((rows * rows).sum(axis=1))[:, None]"
+DOT = "(p * z).sum(axis=1)"
+SQUARES = "(rows * rows).sum(axis=1)"
 OWN = "every coordinate has its own normal in each half-kick"
 ALL = "the update is the same for every coordinate"
 WHOLE = "the mean is over the whole batch, and each pair weighs 1/B"
@@ -106,12 +105,12 @@ ENERGY = [
     bug("size: mean of the means of chunks of 32 pairs", chunk_means(32), WHOLE),
     bug("size: mean of the means of chunks of 64 pairs", chunk_means(64), WHOLE),
     bug("size: mean of the means of chunks of 1024 pairs", chunk_means(1024), WHOLE),
-    bug("size: dot product of the first 512 features", {DOT: "s = (p * z)[:, :512].sum(axis=1)"}, ROW),
+    bug("size: dot product of the first 512 features", {DOT: "(p * z)[:, :512].sum(axis=1)"}, ROW),
     bug("size: mean of the first 128 pairs", {MEAN: "m = np.mean(((np.abs(s12) + np.abs(s21)) / 2)[:128])"}, WHOLE),
     bug("size: sum of the first 128 pairs over B", {
         MEAN: "m = np.sum(((np.abs(s12) + np.abs(s21)) / 2)[:128]) / len(s12)"
     }, WHOLE),
-    bug("size: dot product of the first 64 features", {DOT: "s = (p * z)[:, :64].sum(axis=1)"}, ROW),
+    bug("size: dot product of the first 64 features", {DOT: "(p * z)[:, :64].sum(axis=1)"}, ROW),
     bug("size: only the first 64 features used", {
         "arrays = [np.array(x, dtype=np.float64) for x in (p1, z1, p2, z2)]": """
             arrays = [np.array(x, dtype=np.float64) for x in (p1, z1, p2, z2)]
@@ -120,17 +119,15 @@ ENERGY = [
             """
     }, ROW),
     bug("size: features after a multiple of 8 dropped", {
-        DOT: "s = (p * z)[:, :p.shape[1] // 8 * 8 or None].sum(axis=1)"
+        DOT: "(p * z)[:, :p.shape[1] // 8 * 8 or None].sum(axis=1)"
     }, ROW),
-    bug("size: norm of the first 128 features", {
-        NORM: "norm = np.sqrt((rows * rows)[:, :128].sum(axis=1))[:, None]"
-    }, ROW),
+    bug("size: norm of the first 128 features", {SQUARES: "(rows * rows)[:, :128].sum(axis=1)"}, ROW),
     rewriting("chunks of 32 pairs by their sums", {MEAN: """
         s = (np.abs(s12) + np.abs(s21)) / 2
         m = sum(s[i:i + 32].sum() for i in range(0, len(s), 32)) / len(s)
         """}, "each pair weighs the same"),
     rewriting("features in blocks of 64", {
-        DOT: "s = sum((p * z)[:, i:i + 64].sum(axis=1) for i in range(0, p.shape[1], 64))"
+        DOT: "sum((p * z)[:, i:i + 64].sum(axis=1) for i in range(0, p.shape[1], 64))"
     }, "a row is the sum over all its blocks"),
 ]
 GRADIENT = [

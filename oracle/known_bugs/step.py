@@ -4,7 +4,8 @@ from oracle.known_bugs.row import bug, rewriting
 
 FIRST = "(1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)"   # line 3
 SECOND = "(1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 2)"  # line 5
-BODY = f"Phi = {FIRST}\nX = X + eps / M * Phi\nPhi = {SECOND}"
+DRIFT = "X = X + eps / M * Phi"                                                # line 4
+BODY = f"Phi = {FIRST}\n{DRIFT}\nPhi = {SECOND}"
 LOOP = "for l in range(L):\n    " + BODY.replace("\n", "\n    ")
 NORMAL = "return Z[j] if j < len(Z) else np.zeros_like(w)"
 GRAD = "_vector(grad(X.copy()), w.shape, 'grad(X)')"
@@ -148,43 +149,13 @@ ROWS = [
     bug("gradient: multiplied by the mass", {GRAD: f"{GRAD} * M"},
         "the kick changes the momentum by eps/2 times the gradient itself"),
     bug("gradient: clipped at 1", {GRAD: f"np.clip({GRAD}, -1, 1)"}, "a clipped force has another energy"),
-    bug("drift: before both kicks", {
-        """
-            Phi = (1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)
-            X = X + eps / M * Phi
-            """: """
-            X = X + eps / M * Phi
-            Phi = (1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)
-            """
-    }, "kick, drift, kick"),
-    bug("drift: after both kicks", {
-        """
-            X = X + eps / M * Phi
-            Phi = (1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 2)
-            """: """
-            Phi = (1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 2)
-            X = X + eps / M * Phi
-            """
-    }, "kick, drift, kick"),
+    bug("drift: before both kicks", {f"Phi = {FIRST}\n{DRIFT}": f"{DRIFT}\nPhi = {FIRST}"}, "kick, drift, kick"),
+    bug("drift: after both kicks", {f"{DRIFT}\nPhi = {SECOND}": f"Phi = {SECOND}\n{DRIFT}"}, "kick, drift, kick"),
     bug("drift: with the old momentum (Euler)", {
-        """
-            Phi = (1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)
-            X = X + eps / M * Phi
-            """: """
-            V = Phi
-            Phi = (1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)
-            X = X + eps / M * V
-            """
+        f"Phi = {FIRST}\n{DRIFT}": f"V = Phi\nPhi = {FIRST}\nX = X + eps / M * V"
     }, "line 4 uses the momentum of line 3"),
     bug("drift: with the mean of both momenta", {
-        """
-            Phi = (1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)
-            X = X + eps / M * Phi
-            """: """
-            V = Phi
-            Phi = (1 - alpha) * Phi - eps / 2 * dU(X) + noise_std * normal(2 * l + 1)
-            X = X + eps / M * (V + Phi) / 2
-            """
+        f"Phi = {FIRST}\n{DRIFT}": f"V = Phi\nPhi = {FIRST}\nX = X + eps / M * (V + Phi) / 2"
     }, "line 4 uses the momentum of line 3"),
     bug("drift: eps / 2", {"eps / M": "eps / 2 / M"}, "the position moves by a whole step", "keanu#492"),
     bug("drift: 2 eps", {"eps / M": "2 * eps / M"}, "the position moves by one step"),
