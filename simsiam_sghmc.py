@@ -824,16 +824,16 @@ def write_whole(path, content):
         temporary.unlink(missing_ok=True)
 
 
+def csv_line(cells):  # 9 digits tell any two float32 numbers apart; None is an empty cell
+    return ",".join("" if v is None else f"{v:.9g}" if isinstance(v, float) else str(v) for v in cells) + "\n"
+
+
 def tables(rows, energies, gradients_per_step):
-    """{file name: bytes} of metrics.csv, a row per evaluation, and energy.csv, one per step; None is an empty cell."""
-
-    def line(cells):  # 9 digits tell any two float32 numbers apart
-        return ",".join("" if v is None else f"{v:.9g}" if isinstance(v, float) else str(v) for v in cells) + "\n"
-
+    """{file name: bytes} of metrics.csv, a row per evaluation, and energy.csv, one per step."""
     evaluations = [[row.get(name) for name in METRICS] for row in rows]
     steps = [(t, t * gradients_per_step, U) for t, U in enumerate(energies)]
     content = {"metrics.csv": [METRICS, *evaluations], "energy.csv": [("step", "grad_evals", "energy"), *steps]}
-    return {name: "".join(map(line, table)).encode() for name, table in content.items()}
+    return {name: "".join(map(csv_line, table)).encode() for name, table in content.items()}
 
 
 def saved_run(path, mine, gradients_per_step):

@@ -30,7 +30,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[i]) for i in (0, 1)]
 import divergence_formulas as F  # noqa: E402
 
 import simsiam_sghmc as S  # noqa: E402
-from simsiam_sghmc import BadInput, Chain, Config  # noqa: E402
+from simsiam_sghmc import BadInput, Chain, Config, csv_line  # noqa: E402
 
 PRIORS = ("init", "normal 0.0166", "normal 1")  # 0.0166: the rms weight of a network trained for 7,000 updates
 DISTANCES = (0, 3e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.04, 0.08, 0.2, 0.5, 1.5, 5, 15, 50, 150)
@@ -43,11 +43,6 @@ HEADERS = {
 }
 
 # ------------------------------------------------------------------------------------------------------- measurements
-def text_of(cells):
-    """A row of a CSV file."""
-    return ",".join(f"{c:.9g}" if isinstance(c, float) else str(c) for c in cells) + "\n"
-
-
 def read_table(out, name):
     """The whole rows of a table, dictionaries of strings; a torn last one is cut off."""
     path, header = out / f"{name}.csv", HEADERS[name]
@@ -63,11 +58,11 @@ def read_table(out, name):
 def measured(out, name, todo, measure):
     """Append measure(*key), the rows of each key (prior, seed or start, seed, ...) in todo that has none yet."""
     done = {tuple(row.values())[: len(todo[0])] for row in read_table(out, name)} if todo else set()
-    todo = [key for key in todo if tuple(text_of(key)[:-1].split(",")) not in done]
+    todo = [key for key in todo if tuple(csv_line(key)[:-1].split(",")) not in done]
     began = shown = time.monotonic()
     for i, key in enumerate(todo, 1):
         with open(out / f"{name}.csv", "a") as file:
-            file.write("".join(text_of((*key, *row)) for row in measure(*key)))
+            file.write("".join(csv_line((*key, *row)) for row in measure(*key)))
         if i == len(todo) or time.monotonic() - shown > 30:
             shown = time.monotonic()
             left = (shown - began) / i * (len(todo) - i) / 60
@@ -132,7 +127,7 @@ def place_measure(args, data, relative):
 
 # ------------------------------------------------------------------------------------------------------ the verdicts
 def write_rows(path, rows):
-    S.write_whole(path, (text_of(rows[0]) + "".join(text_of(row.values()) for row in rows)).encode())
+    S.write_whole(path, (csv_line(rows[0]) + "".join(csv_line(row.values()) for row in rows)).encode())
 
 
 def judge_prior(out):

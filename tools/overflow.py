@@ -55,14 +55,14 @@ def main(argv=None):
         args = parser.parse_args(argv)
         if args.seeds < 1:
             raise S.BadInput(f"--seeds {args.seeds}: give a whole number >= 1")
-        data, lines = S.load_data(args.data), ["seed,distance,not_finite,knn\n"]
+        data, lines = S.load_data(args.data), [("seed", "distance", "not_finite", "knn")]
         args.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
         for seed in range(args.seeds):
             for distance in DISTANCES:
                 lost, knn = place(data, seed, distance)
                 print(f"seed {seed}, distance {distance:g}: {lost:.1%} not finite, k-NN {knn:.1%}", flush=True)
-                lines.append(f"{seed},{distance:g},{lost:.6g},{knn:.6g}\n")
-        S.write_whole(args.out / "overflow.csv", "".join(lines).encode())
+                lines.append((seed, distance, lost, knn))
+        S.write_whole(args.out / "overflow.csv", "".join(map(S.csv_line, lines)).encode())
         return 0
     except (S.BadInput, OSError) as error:
         print(f"overflow: {S.one_line(error)}", file=sys.stderr)
