@@ -668,6 +668,15 @@ def test_runs_with_other_k_nn_settings_get_a_picture_of_their_own_and_no_picture
 
 
 @drawing
+def test_figure_4_has_a_picture_for_each_size_of_batch_and_says_it_once(tmp_path):
+    for size in (16, 64):
+        make_run(tmp_path / f"fig4/{size}", f"--no-sg --eps 1e-2 --velocity-std 0.1 --batch-size {size}")
+    titles = {name: picture.get_suptitle() for name, picture in drawn(tmp_path).items()}
+    assert titles.keys() == {"fig4", "fig4_2"} and [titles[name].count("batch") for name in sorted(titles)] == [1, 1]
+    assert "batch 16," in titles["fig4"] and "batch 64," in titles["fig4_2"]
+
+
+@drawing
 def test_figure_5_has_a_picture_for_each_schedule_and_says_which(tmp_path):
     lengths = {"a": "--lr 0.01", "b": "--lr 0.03 --epochs 20", "c": "--lr 0.03 --epochs 20 --no-cosine"}
     for name, line in lengths.items():

@@ -52,8 +52,8 @@ Figure = namedtuple("Figure", FIELDS, defaults=(None, {}, (), (), 0, ()))
 Panel = namedtuple("Panel", "title runs y walks figure L bounds")
 
 
-class BadInput(Exception):  # its own, as the reading of tables: importing the program takes as long as importing torch
-    """One line on stderr, exit code 2."""
+class BadInput(Exception):
+    """One line on stderr, exit code 2. (Not the program's, whose import takes as long as torch's.)"""
 
 
 # ------------------------------------------------------------------------------------ run folders, their labels, titles
@@ -394,7 +394,7 @@ FIGURES = {
     "fig2": Figure("Figure 2: from a pretrained SimSiam, without stop-gradient", ["fig2a", "fig2b"], STEP, BOTH,
                    "method", METHODS, ("walk",), EPS, 15_000),
     "fig3": Figure("Figure 3: energy of the chains of Figure 1", ["fig1"], STEP, ["energy"], "L", LEAPFROGS),
-    "fig4": Figure("Figure 4: friction and deviation of velocities", ["fig4"], LABELS["fig4"], BOTH, "eps", STEPS),
+    "fig4": Figure("Figure 4: velocities", ["fig4"], LABELS["fig4"], BOTH, "eps", STEPS, apart=("batch_size",)),
     "fig5": Figure("Figure 5: SGD on the energy and on the cosine loss", ["fig5"], LABELS["fig5"], ALL, None,
                    {"knn": "(a)", "energy": "(b)"}, apart=("lr", "epochs")),
     "pretrain": Figure("The SimSiam that Figure 2 starts from", ["pretrain"], LABELS["fig5"], ALL),
@@ -436,7 +436,8 @@ def pictures(runs, tables):
             near = [run for run in runs if run.scale == part[0].scale]
             walks, fresh = [r for r in near if r.target in figure.walks], [r for r in near if r.chain["init"] is None]
             title = f"{figure.title or ', '.join(run.path.absolute().name for run in part)}: {verdict(part)}"
-            title += f"\n{conditions(part)}" + "".join(f", {key} {part[0].chain.get(key)}" for key in figure.apart)
+            title += f"\n{conditions(part)}"
+            title += "".join(f", {key} {part[0].chain.get(key)}" for key in figure.apart if key != "batch_size")
             if rows := panels_of(figure, part, walks, table):
                 picture = draw_figure(rows, labelled(part, figure.label, figure.by), fresh, title)
                 yield name + f"_{i + 1}" * (i > 0), picture
@@ -480,8 +481,7 @@ def main(argv=None):
         runs = [run._replace(target="itself") for run in runs] if named else runs
         if others := [run for run in runs if run.target and not belongs(run)]:
             print(f"left out: {len(others)} that are no run of the figure of their folder, such as {others[0].path}")
-        drawn = list(pictures(runs, tables))
-        if not drawn:
+        if not (drawn := list(pictures(runs, tables))):
             raise BadInput(f"nothing to draw in {', '.join(map(str, given.runs))}")
         first = given.runs[0]
         out = given.out or (first / "figures" if not named else first if len(runs) == 1 else first.parent)
