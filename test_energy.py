@@ -30,9 +30,8 @@ from oracle.implementations import numbers
 from oracle.properties import holds_for
 from oracle.sizes import assert_large_energy, assert_large_gradient
 
+
 # ------------------------------------------------- the energy is Equation 2, it is never negative, no |cos| exceeds 1
-
-
 @holds_for("energy", examples=60)
 def test_energy_is_equation_2(impl, draw):
     assert_energy(impl, any_batch(draw))
@@ -268,6 +267,14 @@ def test_gradient_of_hundreds_of_pairs_of_long_rows_is_the_closed_form(impl, dra
 def test_gradient_is_right_for_any_number_of_pairs_and_of_features(impl, draw):
     for B, d in ((7, 9), (33, 5), (64, 8), (65, 17), (2049, 3), (3, 65), (2, 129), (2, 2049)):
         assert_large_gradient(impl, B, d, stop_grad=False)
+
+
+@holds_for("energy_grad")
+def test_no_single_precision_hides_inside_the_gradient(impl, draw):
+    for i in range(4 if impl.dtype == "float64" else 0):
+        rows = list(any_batch(draw).arrays())
+        rows[i] = rows[i] * (1 + 2.0**-30 * draw.array(rows[i].shape, 0, 3))
+        assert_gradient(impl, Batch(*rows))
 
 
 @holds_for("energy_grad", examples=1)

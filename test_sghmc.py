@@ -24,9 +24,8 @@ from oracle.report import note
 from oracle.sampler import assert_same, assert_step, distinct, gradient, positions, run, tolerance, unit_probes
 from oracle.sizes import assert_long
 
+
 # ------------------------------------------------------------------------------------------ the update is Algorithm 1
-
-
 @holds_for("sghmc_step", examples=40)
 def test_update_is_algorithm_1_to_the_bit_on_dyadic_numbers(impl, draw):
     assert_step(impl, exact_case(draw, impl, gradients="any"))

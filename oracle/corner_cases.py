@@ -12,7 +12,8 @@ from oracle.sampler import Case, distinct, fits, gradient, positions, rounding_b
 
 
 def integer_cases(draw, impl):
-    """Cases of the exact class whose mass and B^ are Python integers, then arrays of them."""
+    """Cases of the exact class whose mass and B^ are Python integers, then arrays of them; and a mass without root."""
+    yield replace(rounded_case(draw, impl), mass=3, b_hat=0.0)
     case = exact_case(draw, impl, L=2, masses=(16,), gradients="any")
     C = case.alpha * case.mass / case.eps  # 4, 8, 16 or 32
     yield case
@@ -48,13 +49,23 @@ def unrefused_call(ask, where=""):
 
 
 def written_arguments(impl, case):
-    """Names of the arrays that the caller finds changed: in this case, with mass 1, and with an array of masses."""
+    """Names of the arrays that the caller finds changed: in this case, with mass 1, and with an array of masses. What
+    grad returns is the caller's, too: it may keep the array."""
     masses = np.full(case.n, case.mass) if impl.accepts("mass per coordinate") else case.mass
     for one in (case, replace(case, mass=1.0, b_hat=0.0), replace(case, mass=masses)):
         given = {"w": one.w.copy(), "z": one.z.copy(), **one.settings()}
         before = {name: np.copy(x) for name, x in given.items()}
-        impl.step(grad=gradient(one), **given)
-        if changed := [name for name, x in given.items() if not np.array_equal(x, before[name])]:
+        answer, answers = gradient(one), []
+
+        def grad(X, answer=answer, answers=answers):
+            g = answer(X)
+            answers.append((g, np.copy(g)))
+            return g
+
+        impl.step(grad=grad, **given)
+        changed = [name for name, x in given.items() if not np.array_equal(x, before[name])]
+        changed += ["array that grad returned"] * any(not np.array_equal(g, copy) for g, copy in answers)
+        if changed:
             return changed
     return []
 

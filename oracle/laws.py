@@ -264,7 +264,7 @@ def diagnosis(seen, known):
     if depends := noise_by_gradient(seen):
         return lines + depends
     exact, law = seen.path() + seen.responded(), seen.law()
-    if exact and seen.dtype == "float64" and not diagnosis(seen.in_single_precision(), known):
+    if exact and seen.dtype == "float64" and not decay(seen) and not diagnosis(seen.in_single_precision(), known):
         return [*lines, "right to single precision: look for a hidden float32, or set DTYPE = 'float32'"]
     exact += seen.huge_and_tiny() + seen.far() + seen.integers()
     draws, (names, bug) = of_single_draws(seen), named(seen, known) if exact or law else ([], None)
@@ -330,11 +330,8 @@ def named(seen, known):
 
 def described(seen, exact):
     """Wrong responses that have no name: how W_t is kept, gradients that matter by their size, or the facts."""
-    path, start, _ = seen.responses["W_t"]
-    if path.X.shape == seen.base.X.shape:
-        kept = (path.X[1] - seen.base.X[1]) / (start - seen.answers[0])
-        if np.ptp(kept) < 1e-6 and not seen.near_one(kept):
-            return [f"weight decay: X_1 keeps {kept.mean():.9g} of W_t, right is 1"]
+    if share := decay(seen):
+        return [share]
     if factor := gradient_factor(seen):
         return [factor]
     if in_order_of_answer(seen):
@@ -345,6 +342,16 @@ def described(seen, exact):
     if exact[0].startswith("a gradient of "):
         return exact[:1]
     return exact[:4]
+
+
+def decay(seen):
+    """That X_1 keeps one share of W_t that is not 1, the same in all coordinates, as no rounding does; "" if not."""
+    path, start, _ = seen.responses["W_t"]
+    if path.X.shape != seen.base.X.shape:
+        return ""
+    kept = (path.X[1] - seen.base.X[1]) / (start - seen.answers[0])
+    return (f"weight decay: X_1 keeps {kept.mean():.12g} of W_t, right is 1"
+            if np.ptp(kept) < min(1e-6, abs(kept - 1).min() / 16) and not seen.near_one(kept) else "")
 
 
 def gradient_factor(seen):

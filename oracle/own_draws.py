@@ -118,7 +118,8 @@ class OwnDraws:
         return [f"seeds {self.seed} and {', '.join(same)} give the same sample"] if same else []
 
     def arguments(self):
-        return self.base.complaints or self.by_memory()
+        paths = [self.base, *(path for path, *_ in self.responses.values())]  # these have gradients other than 0
+        return list(dict.fromkeys(text for path in paths for text in path.complaints)) or self.by_memory()
 
     def by_memory(self):
         """A start stored in another way moves the sample by itself; the noise, which cancels, may be dealt out in
@@ -148,7 +149,7 @@ class OwnDraws:
     def integers(self):
         """Whole numbers for mass and b_hat give what the same numbers with a decimal point give."""
         layout, g = self.middle, np.ones((self.generic["L"] + 1, self.middle.n))
-        given = {"mass": 4} if takes(self.sample, "mass") else {}
+        given = {"mass": 3} if takes(self.sample, "mass") else {}  # no square: its root may be cut off
         given |= {"b_hat": 1} if takes(self.sample, "b_hat") else {}
         for name, x in given.items():
             settings = {**self.plain, **{other: float(y) for other, y in given.items()}}

@@ -52,7 +52,7 @@ def of_step(impl, case):
         grad = "lambda x: g[abs(X - np.asarray(x)).max(axis=1).argmin()]"
     keywords = ", ".join(f"{k}={array(v) if np.ndim(v) else v}" for k, v in case.settings().items())
     return [*taken(impl, "sghmc_step"), f"w, z = {array(case.w)}, {array(case.z)}", force,
-            f"print(sghmc_step(w, z, {grad}, {keywords}))",
+            f"print(np.asarray(sghmc_step(w, z, {grad}, {keywords})).tolist())",
             f"# now {[float(x) for x in got]}, right {[float(x) for x in right]}"]
 
 

@@ -156,8 +156,10 @@ def diagnose_step(impl):
             return look(impl)
 
     with np.errstate(all="ignore"):
-        first = said(kept_between_calls) or said(kept_setting) or wrong_numbers(impl) or said(by_memory)
-        texts = filter(None, (first, said(refusal), said(written)))
+        writes = said(written)  # what follows from that is not said
+        first = said(kept_between_calls) or said(kept_setting) or wrong_numbers(impl)
+        first = first or (not writes and said(by_memory))
+        texts = filter(None, (first, said(refusal), writes))
         return " Also: ".join(text.rstrip(".") + "." for text in texts) or RIGHT
 
 

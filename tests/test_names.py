@@ -9,13 +9,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from oracle.arithmetic import Disagreement
 from oracle.batches import generic_batch
 from oracle.cases import generic_case
+from oracle.corner_cases import integer_cases
 from oracle.energy_names import diagnose_energy
 from oracle.formula import words
 from oracle.implementations import NUMPY, ROOT, Implementation
+from oracle.inputs import Draw
 from oracle.known_bugs import TABLE, bugs_of_size, implementation
 from oracle.probes import probe_case, responses
+from oracle.sampler import assert_step
 from oracle.snippets import snippet
 from oracle.step_names import RIGHT, diagnose_step
 from oracle.variants import variant
@@ -141,6 +145,20 @@ def test_a_learning_rate_of_eps_instead_of_eps_squared_is_named_whatever_else_is
         assert diagnose_step(velocities(lr=lr)).startswith(f"{KNOWN}gradient: {name} (")
     text = diagnose_step(velocities(lr=lambda eps, M: eps / M, noise=1.5))
     assert "all gradients: 1 / eps times what it should be (a gradient moves X_(l+1) at the learning rate eps^2" in text
+
+
+def test_the_square_root_of_an_integer_mass_is_not_cut_off():
+    def sghmc_step(w, z, grad, *, eps, L, alpha, mass=1.0):
+        root = np.sqrt(mass) if np.asarray(mass).dtype.kind == "f" else np.floor(np.sqrt(mass))
+        shift = np.zeros((2 * L + 1, 1))
+        shift[0] = root / np.sqrt(mass) - 1  # of the first row, which the right step multiplies by sqrt(M)
+        return NUMPY.module.sghmc_step(w, np.array(z) * (1 + shift), grad, eps=eps, L=L, alpha=alpha, mass=mass)
+
+    impl = Implementation("cut", SimpleNamespace(sghmc_step=sghmc_step))
+    assert "with a mass of integers" in diagnose_step(impl)
+    with pytest.raises(Disagreement):
+        for case in integer_cases(Draw(0), impl):
+            assert_step(impl, case)
 
 
 def test_right_samplers_have_nothing_to_be_told():
@@ -380,7 +398,7 @@ def test_a_failing_case_can_be_pasted(tmp_path):
     recorded = replace(generic_case(L=2), g=np.ones((3, 4)))
     for case in (generic_case(L=2), replace(generic_case(L=2), kappa=0.5, mass=np.array([1.0, 2, 3, 4]), b_hat=0.0)):
         lines = snippet(impl, case)
-        assert printed(lines)[0].tolist() == eval(lines[-1].partition("now ")[2].partition(", right")[0])
+        assert printed(lines)[0] == eval(lines[-1].partition("now ")[2].partition(", right")[0])
         assert eval(lines[-1].partition("right ")[2]) == pytest.approx(NUMPY.step(
             case.w, case.z, lambda x, case=case: case.A @ x - case.b + case.kappa * abs(x), **case.settings()))
     assert "# the gradients g at the positions X" in "\n".join(snippet(impl, recorded))

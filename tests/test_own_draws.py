@@ -277,6 +277,18 @@ def of_integers(params, grad, seed, *, eps, L, alpha, mass=1.0, b_hat=0.0):
     return sampler()(params, grad, seed, eps=eps, L=L, alpha=alpha, mass=1 / max(inverse, 1e-3), b_hat=b_hat)
 
 
+def in_place(params, grad, seed, **settings):
+    """The answer of grad is copied, then written."""
+
+    def spoiling(X):
+        answer = grad(X)
+        copies = {k: g.copy() for k, g in answer.items()}
+        for g in answer.values():
+            g *= 0.5
+        return copies
+    return sampler()(params, spoiling, seed, **settings)
+
+
 def kept_gradient(params, grad, seed, **settings):
     """A gradient is kept while np.allclose says that the position is the same."""
     kept = []
@@ -310,12 +322,14 @@ def with_settings(change):
 
 OTHERS = {
     "gradient by the order of its keys": (by_order, "in the order of grad's answer"),
-    "integers cut off": (of_integers, "mass = 4, an integer, gives another sample"),
+    "integers cut off": (of_integers, "mass = 3, an integer, gives another sample"),
     "gradient kept after a small move": (kept_gradient, "is a gradient kept after a small move?"),
     "fused noise by its mean": (with_noise(laws.fused(laws.FUSED["(1 + a) / sqrt(2)"])), "(1 + a) / sqrt(2) times"),
     "momentum kept between samples": (kept_between_calls(1.0), "momentum kept between samples"),
     "momentum carried over by 10 %": (kept_between_calls(0.1), "a second call with the same seed"),
     "weight decay": (by_a_gradient(lambda g, x: g + 0.01 * x), "weight decay: X_1 keeps 0.99"),
+    "weight decay of 1e-6": (by_a_gradient(lambda g, x: g + 1e-6 * x), "weight decay: X_1 keeps 0.99999999"),
+    "gradient written in place": (in_place, "the gradients that grad returned are written to"),
     "learning rate eps / 3": (lambda params, grad, seed, *, eps, **settings: by_a_gradient(lambda g, x: g / eps / 3)(
         params, grad, seed, eps=eps, **settings), "all gradients: 1 / eps / L times what it should be (a gradient"),
     "gradient clipped by value": (by_a_gradient(lambda g, x: np.clip(g, -100, 100)), "large gradients are clipped"),

@@ -95,6 +95,15 @@ ROWS = [
     bug("friction: 1 - alpha eps", before_loop("alpha = alpha * eps"), "alpha = M^-1 C eps already contains eps"),
     bug("friction: alpha / 2 in each kick", before_loop("alpha = alpha / 2"),
         "Algorithm 1 applies the full 1 - eps C M^-1 in both half-kicks"),
+    bug("friction: alpha / 2 in each kick, and C with it", checked("alpha = alpha / 2"),
+        "Equation 1 has them once a step; Algorithm 1 has the full alpha and N(0, 2 C eps) in each half-kick"),
+    bug("friction: alpha / 2 in each kick, and half the variance of the noise", {
+        CHECKED: f"{CHECKED}\nalpha, B_hat = alpha / 2, B_hat / 2"
+    }, "Equation 1 has them once a step; Algorithm 1 has the full alpha and N(0, 2 C eps) in each half-kick"),
+    bug("friction: acts on the gradient too", {
+        FIRST: "(1 - alpha) * (Phi - eps / 2 * dU(X)) + noise_std * normal(2 * l + 1)",
+        SECOND: "(1 - alpha) * (Phi - eps / 2 * dU(X)) + noise_std * normal(2 * l + 2)",
+    }, "1 - alpha multiplies the old momentum alone"),
     bug("friction: 2 alpha in each kick", before_loop("alpha = 2 * alpha"), "1 - alpha, once in each half-kick"),
     bug("friction: wrong sign", before_loop("alpha = -alpha"), "1 + alpha heats the chain"),
     bug("friction: alpha instead of 1 - alpha", before_loop("alpha = 1 - alpha"),
@@ -186,6 +195,13 @@ ROWS = [
         if np.all(M == 1):
             np.asarray(z)[:1] *= 1 - alpha
         """}, "sqrt(1) z[0] is z[0] itself only if it is copied: z belongs to the caller", writes_caller=True),
+    bug("gradient: written in place", {f"return {GRAD}": """
+        g = grad(X.copy())
+        answer = _vector(np.copy(g), w.shape, 'grad(X)')
+        if isinstance(g, np.ndarray):
+            g *= eps / 2
+        return answer
+        """}, "the array that grad returned belongs to the caller, who may return it again", writes_caller=True),
     bug("draws: swapped between the kicks", {NORMAL: """
         j = j and (j - 1 ^ 1) + 1
         return Z[j] if j < len(Z) else np.zeros_like(w)
