@@ -29,7 +29,7 @@ UNSEEN = {"draws: swapped between the kicks", "draws: in reverse order",  # no b
           "B^: larger than C refused only if it is so everywhere",  # b_hat is one number here
           "B^: the mean of its entries where each coordinate has a mass",
           "arguments: read in the order of memory",  # seen with a dictionary; this module hands copies to these steps
-          "result: caller's array written"}
+          "result: caller's array written", "gradient: written in place"}
 OTHERWISE = {  # named from the draws instead of the law
     "noise: one scalar broadcast to all coordinates": "one number for all coordinates",
     "momentum: one scalar broadcast to all coordinates": "one number for all coordinates",
