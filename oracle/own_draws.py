@@ -223,9 +223,10 @@ class OwnDraws:
             share = (moved - still) / noiseless(settings, 0 * g, answers)[-1]
             error = 2 * reach(settings, 0.0, 64 * size, self.u) / (eps**2 / 2 * size)
             if not (abs(share - 1) <= error).all():
-                least, how = share[abs(share - 1).argmax()] + 0, "clipped" if size > 1 else "dropped"
-                return [f"a gradient of {63 * size:.3g}, with eps = {eps:.3g}, moves X_1 by {least:.6g} of what it "
-                        f"should: {'large gradients' if size > 1 else 'small ones'} are {how}"]
+                worst = share[abs(share - 1).argmax()] + 0
+                lost = ": large gradients are clipped" if size > 1 else ": small ones are dropped"
+                return [f"a gradient of {63 * size:.3g}, with eps = {eps:.3g}, moves X_1 by {worst:.6g} of what it "
+                        f"should{lost if abs(worst) < 1 else ''}"]
         return []
 
     def responded(self):
