@@ -280,18 +280,28 @@ def plain_sgd(c, updates):
     for p, q in zip(list(model.parameters()), parameters, strict=True):
         p.data, p.grad = q.data, None
     cfg = c.cfg
-    optimiser = torch.optim.SGD(model.parameters(), cfg.lr, cfg.momentum, weight_decay=cfg.weight_decay)
+    encoder, predictor = (
+        torch.optim.SGD(part.parameters(), cfg.lr, cfg.momentum, weight_decay=cfg.weight_decay)
+        for part in (model.encoder, model.predictor)
+    )
     for step in range(updates):
-        optimiser.param_groups[0]["lr"] = s.learning_rate(cfg, step // c.per_epoch)
-        optimiser.zero_grad()
-        v1, v2 = c.views(step)
-        z1, z2 = model.encoder(v1), model.encoder(v2)
-        s.energy(model.predictor(z1), z1, model.predictor(z2), z2, cfg.sg, cfg.similarity).backward()
-        optimiser.step()
+        encoder.param_groups[0]["lr"] = s.learning_rate(cfg, step // c.per_epoch)
+        predictor.param_groups[0]["lr"] = encoder.param_groups[0]["lr"] * cfg.predictor_lr_mult
+        z = [model.encoder(view) for view in c.views(step)]
+        for left in reversed(range(cfg.predictor_steps)):
+            z1, z2 = z if left == 0 else [x.detach() for x in z]
+            model.zero_grad()
+            s.energy(model.predictor(z1), z1, model.predictor(z2), z2, cfg.sg, cfg.similarity).backward()
+            if left == 0:
+                encoder.step()
+            predictor.step()
     return nn.utils.parameters_to_vector(model.parameters()).detach()
 
 
-@pytest.mark.parametrize("settings", [{}, {"momentum": 0.0, "sg": False, "similarity": "cos"}])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"momentum": 0.0, "sg": False, "similarity": "cos"}, {"predictor_steps": 3, "predictor_lr_mult": 2.0}],
+)
 def test_sgd_is_torchs_optimiser_on_the_networks_own_parameters(chain, settings):
     c = chain(method="sgd", **({"sg": True, "epochs": 4, "warmup_epochs": 2} | settings))
     wanted = plain_sgd(c, 9)
